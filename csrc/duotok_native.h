@@ -1,0 +1,94 @@
+/* duotok's compiled library: the plain C ABI. No torch, no Python and no C++ on this side of it.
+ *
+ * Every function may be called from several threads at once. Functions that can fail return a code out of duotok_status
+ * and leave a sentence for duotok_last_error(); they write nothing through a pointer they have not checked against NULL.
+ */
+#ifndef DUOTOK_NATIVE_H
+#define DUOTOK_NATIVE_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define DUOTOK_API __declspec(dllexport)
+#else
+#define DUOTOK_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised whenever a structure or the meaning of an argument changes; callers refuse any other version. */
+#define DUOTOK_ABI_VERSION 1
+
+enum duotok_status { DUOTOK_OK = 0, DUOTOK_INVALID = 1, DUOTOK_OUT_OF_MEMORY = 2, DUOTOK_SYSTEM_ERROR = 3 };
+enum duotok_sample_type { DUOTOK_FLOAT32 = 0, DUOTOK_INT16 = 1 };
+enum duotok_log { DUOTOK_LOG_NONE = 0, DUOTOK_LOG_DB = 1, DUOTOK_LOG_LN = 2 };
+
+/* Return DUOTOK_ABI_VERSION of the built library. */
+DUOTOK_API int32_t duotok_abi_version(void);
+
+/* Return the instruction set in use: "avx512", "avx2", "simd128" (SSE2, NEON) or "plain" (one frame at a time). Static text. */
+DUOTOK_API const char *duotok_cpu_isa(void);
+
+/* Use the named instruction set in the whole process instead of the best one; NULL returns to the best. For tests and
+ * measurements: results of two instruction sets agree to rounding, not to the bit.
+ * Returns DUOTOK_INVALID for a name this build or this processor does not have. */
+DUOTOK_API int32_t duotok_use_cpu_isa(const char *name);
+
+/* Return the calling thread's last error as a sentence ("" before the first). Valid until that thread's next call. */
+DUOTOK_API const char *duotok_last_error(void);
+
+/* Arguments of duotok_mel_chroma. B clips of S samples; T = S / hop + 1 frames, frame t centred on sample t * hop, the clip
+ * reflected at both of its own ends; K = n_fft / 2 + 1 frequency bins; F bands. Arrays are contiguous unless said. */
+typedef struct duotok_mel_chroma_args {
+    const void *wave;            /* (B, S) float32, or int16 read as sample / 32768 */
+    const int64_t *lengths;      /* (B,) valid samples of each clip, 1 to S; NULL if all S are */
+    int64_t batch;               /* B, 0 or more */
+    int64_t samples;             /* S, 1 or more */
+    int64_t row_stride;          /* from one clip to the next, in samples, 0 or more */
+    int64_t hop;                 /* samples, 1 or more */
+    const float *window;         /* (n_fft,) */
+    int32_t n_fft;               /* power of two, 256 to 4096 */
+    int32_t sample_type;         /* duotok_sample_type */
+    int32_t power;               /* 2: |X|^2, 1: |X| */
+    int32_t num_threads;         /* 1 or more; results do not depend on it */
+
+    /* Log-Mel, or any other bank whose bands are runs of bins; mel NULL if not wanted. Band f sums
+     * band_weights[band_offset[f] + i] * spectrum[band_first[f] + i] over i < band_offset[f + 1] - band_offset[f]. */
+    float *mel;                  /* (B, T, F) output; rows beyond a clip's own end hold the value of silence */
+    int64_t mel_size;            /* floats in mel, must be B * T * F */
+    const int32_t *band_first;   /* (F,) lowest bin of each band */
+    const int64_t *band_offset;  /* (F + 1,) into band_weights, ascending from 0 to band_size */
+    const float *band_weights;   /* (band_size,) */
+    int64_t band_size;           /* floats in band_weights */
+    int32_t num_bands;           /* F, 1 or more */
+    int32_t band_bins;           /* bins the bank was made for, must be K */
+    int32_t log_mode;            /* duotok_log: the sums themselves, 10 log10, or the natural logarithm */
+    float floor;                 /* sums are raised to it before a logarithm; not NaN */
+
+    /* Chroma; NULL if not wanted. */
+    float *chroma;               /* (B, T, 12) output; rows beyond a clip's own end are 0 */
+    int64_t chroma_size;         /* floats in chroma, must be B * T * 12 */
+    const float *chroma_bank;    /* (K, 12) */
+    int32_t chroma_bins;         /* bins the bank was made for, must be K */
+    int32_t chroma_normalize;    /* not 0: divide each row by its maximum where that is at least 1e-10 */
+} duotok_mel_chroma_args;
+
+/* Compute log-Mel bands, chroma, or both, of a batch in one pass over one spectrum.
+ *
+ * Arithmetic is float32. A frame's values depend on its samples alone: not on the batch, the other frames, their lengths or
+ * the number of threads. A frame that touches a NaN sample gives NaN in every band that has a bin and in every pitch
+ * class, as a dense product would; an infinite sample, or one whose power overflows, gives values that are not finite. Other
+ * frames are not affected.
+ *
+ * Returns DUOTOK_OK; DUOTOK_INVALID for a NULL pointer, a size that is negative, out of range or overflows, a bank whose
+ * bands leave the spectrum, a length outside 1 to S (nothing is computed then); DUOTOK_OUT_OF_MEMORY and
+ * DUOTOK_SYSTEM_ERROR if the system gives no memory or another resource. */
+DUOTOK_API int32_t duotok_mel_chroma(const duotok_mel_chroma_args *args);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,314 @@
+// Log-Mel and chroma on the CPU: tables, the choice of instruction set, and threads over blocks of frames.
+//
+// A block is the frames of one clip that fill the lanes of a vector register; it is loaded, transformed and reduced to its
+// bands in a working set that fits the second-level cache. Which frames form a block is fixed by the clip alone, and lanes
+// never mix, so results depend neither on the threads nor on the batch.
+
+#include "mel_chroma_cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <new>
+#include <exception>
+#include <thread>
+#include <vector>
+
+#include "spectrum_job.h"
+
+#if defined(__GNUC__)
+#define DUOTOK_INLINE static inline __attribute__((always_inline))
+#else
+#define DUOTOK_INLINE static inline
+#endif
+
+// Vector registers need __builtin_shufflevector (g++ 12, any clang).
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define DUOTOK_HAS_VECTORS 1
+#if defined(__x86_64__)
+#define DUOTOK_HAS_X86 1
+#endif
+#endif
+#endif
+
+namespace duotok {
+namespace {
+
+// One instruction set's entry points; see cpu_block.h.
+struct BlockFunctions {
+    int lanes;
+    void (*process_block)(
+        const SpectrumJob &, const float *const *samples, float *const *mel, float *const *chroma, int num_rows, void *scratch);
+    void (*silent_mel)(const SpectrumJob &, float *out);
+};
+
+constexpr int kMaxLanes = 16, kAlignment = 64, kMaxThreads = 1024;
+
+namespace plain {
+#define DUOTOK_LANES 1
+#include "cpu_block.h"
+}  // namespace plain
+
+#if DUOTOK_HAS_VECTORS
+namespace simd128 {
+#define DUOTOK_LANES 4
+#include "cpu_block.h"
+}  // namespace simd128
+#endif
+
+#if DUOTOK_HAS_X86
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+namespace avx2 {
+#define DUOTOK_LANES 8
+#include "cpu_block.h"
+}  // namespace avx2
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx2,fma")
+#endif
+namespace avx512 {
+#define DUOTOK_LANES 16
+#include "cpu_block.h"
+}  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+struct InstructionSet {
+    const char *name;
+    const BlockFunctions *functions;
+    bool (*runs_here)();
+};
+
+// Best first.
+const InstructionSet kInstructionSets[] = {
+#if DUOTOK_HAS_X86
+    {"avx512", &avx512::functions,
+     [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"); }},
+    {"avx2", &avx2::functions, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+#if DUOTOK_HAS_VECTORS
+    {"simd128", &simd128::functions, [] { return true; }},
+#endif
+    {"plain", &plain::functions, [] { return true; }},
+};
+
+std::atomic<const InstructionSet *> chosen_set{nullptr};
+
+const InstructionSet *best_set() {
+    return std::find_if(std::begin(kInstructionSets), std::end(kInstructionSets), [](const auto &set) { return set.runs_here(); });
+}
+
+const InstructionSet *current_set() {
+    const InstructionSet *chosen = chosen_set.load();
+    return chosen ? chosen : best_set();
+}
+
+struct OwnedTables {
+    std::once_flag once;
+    std::vector<float> twiddles, split;
+    std::vector<int32_t> position;
+    FftTables view;
+};
+
+void append_root(std::vector<float> &table, int64_t numerator, int64_t denominator) {
+    const double angle = -2.0 * 3.14159265358979323846 * double(numerator) / double(denominator);
+    table.push_back(float(cos(angle)));
+    table.push_back(float(sin(angle)));
+}
+
+// Where transform() of cpu_block.h leaves bin k of `size` points.
+int32_t position_of_bin(int k, int size) {
+    if (size == 1) return 0;
+    const int radix = size == 2 ? 2 : 4;
+    return k % radix * (size / radix) + position_of_bin(k / radix, size / radix);
+}
+
+void build_tables(OwnedTables &tables, int n_fft) {
+    const int points = n_fft / 2;
+    // Empty unless an earlier attempt ran out of memory.
+    tables.twiddles.clear(), tables.split.clear(), tables.position.clear();
+    for (int size = points; size > 4; size /= 4)
+        for (int j = 0; j < size / 4; ++j)
+            for (int q = 1; q < 4; ++q) append_root(tables.twiddles, int64_t(q) * j, size);
+    for (int k = 0; k <= points / 2; ++k) append_root(tables.split, k, n_fft);
+    for (int k = 0; k < points; ++k) tables.position.push_back(position_of_bin(k, points));
+    tables.view = {points, tables.twiddles.data(), tables.split.data(), tables.position.data()};
+}
+
+// Compute the tables of an n_fft out of 256, 512 .. 4096 once per process.
+const FftTables &fft_tables(int n_fft) {
+    static OwnedTables all[5];
+    OwnedTables &tables = all[n_fft == 256 ? 0 : n_fft == 512 ? 1 : n_fft == 1024 ? 2 : n_fft == 2048 ? 3 : 4];
+    std::call_once(tables.once, build_tables, std::ref(tables), n_fft);
+    return tables.view;
+}
+
+// One call: its constants, and what a thread needs to work on a block.
+class Call {
+public:
+    Call(const duotok_mel_chroma_args &args, const BlockFunctions &functions);
+    void run();
+
+private:
+    void work();
+    void process(int64_t block, float *stage, void *scratch) const;
+    void place_samples(int64_t clip, int64_t frame, int count, float *stage, const float *rows[]) const;
+    void stage_samples(int64_t clip, int64_t begin, int64_t end, float *out) const;
+    int64_t size_of(int64_t clip) const { return args_.lengths ? args_.lengths[clip] : args_.samples; }
+
+    const duotok_mel_chroma_args &args_;
+    const BlockFunctions &functions_;
+    const int64_t frames_, blocks_per_clip_, num_blocks_;
+    std::vector<float> window_, silence_;
+    SpectrumJob job_;
+    std::atomic<int64_t> next_block_{0};
+};
+
+Call::Call(const duotok_mel_chroma_args &args, const BlockFunctions &functions)
+    : args_(args),
+      functions_(functions),
+      frames_(args.samples / args.hop + 1),
+      blocks_per_clip_((frames_ - 1) / functions.lanes + 1),
+      num_blocks_(args.batch * blocks_per_clip_),
+      window_(args.window, args.window + args.n_fft),
+      silence_(args.mel ? args.num_bands : 0) {
+    for (float &weight : window_) weight *= args.sample_type == DUOTOK_INT16 ? 0.5f / 32768 : 0.5f;
+    job_.fft = fft_tables(args.n_fft);
+    job_.window = window_.data();
+    job_.magnitude = args.power == 1;
+    job_.num_bands = args.num_bands;
+    job_.band_first = args.band_first;
+    job_.band_offset = args.band_offset;
+    job_.band_weights = args.band_weights;
+    job_.log = Log(args.log_mode);
+    job_.floor = args.floor;
+    job_.chroma_bank = args.chroma_bank;
+    job_.chroma_normalize = args.chroma_normalize != 0;
+    if (args.mel) functions.silent_mel(job_, silence_.data());
+}
+
+void Call::run() {
+    std::vector<std::thread> helpers;
+    const int64_t num_helpers = std::min<int64_t>({args_.num_threads, num_blocks_, kMaxThreads}) - 1;
+    try {
+        helpers.reserve(std::max<int64_t>(num_helpers, 0));
+        for (int64_t i = 0; i < num_helpers; ++i) helpers.emplace_back(&Call::work, this);
+    } catch (const std::exception &) {
+        // The system has no more threads to give: those there are share the blocks.
+    }
+    work();
+    for (std::thread &helper : helpers) helper.join();
+    if (next_block_ < num_blocks_) throw std::bad_alloc();
+}
+
+void Call::work() {
+    const size_t lanes = functions_.lanes, stage_size = args_.n_fft * lanes, scratch_size = scratch_lanes(args_.n_fft) * lanes;
+    const auto alignment = std::align_val_t(kAlignment);
+    float *memory = static_cast<float *>(operator new((stage_size + scratch_size) * sizeof(float), alignment, std::nothrow));
+    if (!memory) return;
+    for (int64_t block; (block = next_block_++) < num_blocks_;) process(block, memory, memory + stage_size);
+    operator delete(memory, alignment);
+}
+
+void Call::process(int64_t block, float *stage, void *scratch) const {
+    const int64_t clip = block / blocks_per_clip_, frame = block % blocks_per_clip_ * functions_.lanes;
+    const int lanes = functions_.lanes;
+    const int rows = int(std::min<int64_t>(lanes, frames_ - frame));
+    const int valid = int(std::max<int64_t>(0, std::min<int64_t>(rows, size_of(clip) / args_.hop + 1 - frame)));
+    const float *samples[kMaxLanes];
+    float *mel[kMaxLanes], *chroma[kMaxLanes];
+    for (int row = 0; row < rows; ++row) {
+        const int64_t index = clip * frames_ + frame + row;
+        if (args_.mel) mel[row] = args_.mel + index * args_.num_bands;
+        if (args_.chroma) chroma[row] = args_.chroma + index * kPitchClasses;
+    }
+    if (valid) {
+        place_samples(clip, frame, valid, stage, samples);
+        functions_.process_block(job_, samples, args_.mel ? mel : nullptr, args_.chroma ? chroma : nullptr, valid, scratch);
+    }
+    for (int row = valid; row < rows; ++row) {
+        if (args_.mel) std::copy(silence_.begin(), silence_.end(), mel[row]);
+        if (args_.chroma) std::fill_n(chroma[row], kPitchClasses, 0.0f);
+    }
+}
+
+// Point rows at the samples of `count` frames: in place where they lie within the clip, else staged.
+void Call::place_samples(int64_t clip, int64_t frame, int count, float *stage, const float *rows[]) const {
+    const int n_fft = args_.n_fft;
+    const int64_t hop = args_.hop, begin = frame * hop - n_fft / 2, end = begin + (count - 1) * hop + n_fft;
+    if (args_.sample_type == DUOTOK_FLOAT32 && begin >= 0 && end <= size_of(clip)) {
+        const float *wave = static_cast<const float *>(args_.wave) + clip * args_.row_stride;
+        for (int row = 0; row < count; ++row) rows[row] = wave + begin + row * hop;
+    } else {
+        // Frames that overlap are staged as one run, so that each sample is converted once.
+        const int64_t step = std::min<int64_t>(hop, n_fft);
+        for (int row = 0; row < count; ++row) {
+            rows[row] = stage + row * step;
+            const int64_t shared = row ? n_fft - step : 0;
+            stage_samples(clip, begin + row * hop + shared, begin + row * hop + n_fft, stage + row * step + shared);
+        }
+    }
+    std::fill(rows + count, rows + functions_.lanes, rows[0]);
+}
+
+// Fold a position of any sign into [0, size) by reflection that does not repeat the end samples.
+int64_t reflect(int64_t position, int64_t size) {
+    const int64_t period = std::max<int64_t>(2 * (size - 1), 1);
+    const int64_t folded = (position % period + period) % period;
+    return std::max<int64_t>(std::min(folded, period - folded), 0);
+}
+
+template <class Sample>
+void copy_reflected(const Sample *wave, int64_t size, int64_t begin, int64_t end, float *out) {
+    const int64_t inside_begin = std::min(std::max<int64_t>(begin, 0), end);
+    const int64_t inside_end = std::max(std::min(end, size), inside_begin);
+    for (int64_t i = begin; i < inside_begin; ++i) *out++ = float(wave[reflect(i, size)]);
+    for (int64_t i = inside_begin; i < inside_end; ++i) *out++ = float(wave[i]);
+    for (int64_t i = inside_end; i < end; ++i) *out++ = float(wave[reflect(i, size)]);
+}
+
+void Call::stage_samples(int64_t clip, int64_t begin, int64_t end, float *out) const {
+    const int64_t offset = clip * args_.row_stride;
+    if (args_.sample_type == DUOTOK_INT16)
+        copy_reflected(static_cast<const int16_t *>(args_.wave) + offset, size_of(clip), begin, end, out);
+    else
+        copy_reflected(static_cast<const float *>(args_.wave) + offset, size_of(clip), begin, end, out);
+}
+
+}  // namespace
+
+const char *cpu_isa() { return current_set()->name; }
+
+bool use_cpu_isa(const char *name) {
+    if (!name) {
+        chosen_set = nullptr;
+        return true;
+    }
+    for (const InstructionSet &set : kInstructionSets) {
+        if (strcmp(set.name, name) || !set.runs_here()) continue;
+        chosen_set = &set;
+        return true;
+    }
+    return false;
+}
+
+void mel_chroma_cpu(const duotok_mel_chroma_args &args) { Call(args, *current_set()->functions).run(); }
+
+}  // namespace duotok

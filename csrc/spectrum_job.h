@@ -1,0 +1,45 @@
+// What the phases of fft.h and mel_chroma.h read: plain data, the same on a CPU and on a GPU.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace duotok {
+
+constexpr int kPitchClasses = 12;
+
+// Working memory of one frame, in floats: the points of its FFT, then its spectrum.
+constexpr size_t scratch_lanes(int n_fft) { return size_t(n_fft) + n_fft / 2 + 1; }
+
+// Tables of the real FFT of n_fft samples as a complex FFT of `points` = n_fft / 2.
+struct FftTables {
+    int points;
+    // Of each radix-4 pass in turn, w^j, w^2j, w^3j for every butterfly j, as (re, im) pairs; w = exp(-2 pi i / size).
+    const float *twiddles;
+    // exp(-2 pi i k / n_fft) for k = 0 .. points / 2, as (re, im) pairs.
+    const float *split;
+    // Where the passes leave bin k: (points,).
+    const int32_t *position;
+};
+
+enum class Log : int32_t { kNone, kDecibel, kNatural };
+
+// One call's constants; the arrays are those of duotok_mel_chroma_args.
+struct SpectrumJob {
+    FftTables fft;
+    // (n_fft,) times 1/2, which the split of the real FFT needs, and times 1/32768 for int16.
+    const float *window;
+    bool magnitude;
+
+    int num_bands;
+    const int32_t *band_first;
+    const int64_t *band_offset;
+    const float *band_weights;
+    Log log;
+    float floor;
+
+    const float *chroma_bank;
+    bool chroma_normalize;
+};
+
+}  // namespace duotok

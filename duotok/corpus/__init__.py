@@ -1,0 +1,1 @@
+"""Corpus tokenization jobs: plan songs into units, tokenize them, store tokens and failures."""

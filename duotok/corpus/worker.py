@@ -1,0 +1,127 @@
+"""One song to one row of tokens, or to one failure with its stage and reason. Never to anything in between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from duotok.audio import AudioError, file_sha256
+from duotok.tokenizer import DuoTok
+
+from .plan import Song
+from .reader import MixturePolicy, open_song
+from .store import TOKEN_FORMAT
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a song: a `row` of the token file, or a `failure`; `seconds` of audio read."""
+
+    row: dict[str, Any] | None
+    failure: dict[str, Any] | None
+    seconds: float
+
+
+def tokenize_song(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> Outcome:
+    """Tokenize a song; whatever goes wrong with it becomes its failure and stops no other song."""
+    try:
+        row = _row(tokenizer, song, policy)
+    except AudioError as error:
+        return Outcome(None, _failure(song, error.stage, error.reason, error), 0.0)
+    except OSError as error:
+        return Outcome(None, _failure(song, "open", "io_error", error), 0.0)
+    except (MemoryError, RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+        # A defect of ours or of a decoder: reported with the song it needs, and with its traceback in the log.
+        logger.exception("song %s", song.id)
+        return Outcome(None, _failure(song, "encode", "error", error), 0.0)
+    return Outcome(row, None, row["duration"])
+
+
+def _row(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> dict[str, Any]:
+    with open_song(song, policy) as opened:
+        stream = tokenizer.stream(opened.sample_rate)
+        pieces = [stream.push(vocals, accompaniment) for vocals, accompaniment in opened.blocks()]
+        num_samples, rate = opened.num_samples, opened.source_rate
+        num_frames = tokenizer.num_frames(num_samples, rate)
+        codes = torch.cat([*pieces, stream.finish(num_frames)], dim=1)
+        channels = opened.channels
+    assert codes.shape == (2, num_frames), f"expected codes (2, {num_frames}), got {tuple(codes.shape)}"
+    return {
+        "id": song.id,
+        "vocal_codes": codes[0].tolist(),
+        "accomp_codes": codes[1].tolist(),
+        "n_frames": num_frames,
+        "duration": num_samples / rate,
+        "sample_rate": rate,
+        "num_samples": num_samples,
+        "channels": channels,
+        "start_time": song.start,
+        "gain_db": 0.0,
+        "vocal_activity": None,
+        "text": song.text,
+        "language": song.language,
+        "tags": song.tags,
+        "segments": song.segments,
+        "source": song.source,
+        "audio_sha256": _audio_sha256(song),
+        "extra": json.dumps(song.extra, sort_keys=True) if song.extra else None,
+    }
+
+
+def _audio_sha256(song: Song) -> str:
+    """Hash the song's bytes: the file's own hash, or the hash of two stems' hashes."""
+    hashes = [file_sha256(path) for path in song.paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _failure(song: Song, stage: str, reason: str, error: BaseException) -> dict[str, Any]:
+    sizes = [Path(path).stat().st_size for path in song.paths if Path(path).is_file()]
+    return {
+        "id": song.id,
+        "source": song.source,
+        "paths": list(song.paths),
+        "stage": stage,
+        "reason": reason,
+        "error": type(error).__name__,
+        "message": str(error),
+        "bytes": sum(sizes),
+    }
+
+
+def run_metadata(tokenizer: DuoTok, policy: MixturePolicy) -> dict[str, Any]:
+    """Describe how tokens were made, for the token files."""
+    packages = ("torch", "numpy", "soundfile", "soxr", "av", "demucs")
+    return {
+        "format_version": TOKEN_FORMAT,
+        "tokenizer": "duotok",
+        "trained": tokenizer.config.trained,
+        "fingerprint": tokenizer.fingerprint,
+        "codebook_size": tokenizer.codebook_size,
+        "num_tracks": tokenizer.num_tracks,
+        "frame_rate": tokenizer.frame_rate,
+        "sample_rate": tokenizer.sample_rate,
+        "windows": asdict(tokenizer.config.windows),
+        "dtype": str(tokenizer.dtype).removeprefix("torch."),
+        "tf32": False,
+        "device": torch.cuda.get_device_name(tokenizer.device) if tokenizer.device.type == "cuda" else tokenizer.device.type,
+        "separator": policy.identity,
+        "gain_policy": "none",
+        "resampler": "soxr HQ",
+        "versions": {name: found for name in packages if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""The networks of DUO-TOK: front end, trunk, bottlenecks, quantizer and heads."""

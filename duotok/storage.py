@@ -1,0 +1,152 @@
+"""Checkpoints on disk and on the hub: config.yaml, model.safetensors and fingerprint.txt. Pickle is never read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from . import config as configuration
+
+CONFIG, WEIGHTS, FINGERPRINT = "config.yaml", "model.safetensors", "fingerprint.txt"
+_PACKAGED = Path(__file__).parent / "checkpoints"
+T = TypeVar("T")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message says what was expected, what is there and what to do."""
+
+
+class WriteError(OSError):
+    """A file or folder that cannot be written."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        WriteError: if that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{folder}: expected to make a folder; got {error.strerror}; choose another place") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all: temporary name, fsync, rename.
+
+    Raises:
+        WriteError: if the disk is full, or the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"{path}: expected to write {len(data)} bytes; got {error.strerror}; free space or choose another folder, "
+            "then run the same command again"
+        ) from error
+
+
+def write(folder: Path, config: str, state: dict[str, Tensor], fingerprint: str) -> None:
+    """Write a checkpoint's three files, the fingerprint last; `state` holds tensors of any shapes (...)."""
+    make_folder(folder)
+    weights = save({name: tensor.contiguous() for name, tensor in state.items()}, metadata={"format": "pt"})
+    write_atomically(folder / WEIGHTS, weights)
+    write_atomically(folder / CONFIG, config.encode())
+    write_atomically(folder / FINGERPRINT, f"{fingerprint}\n".encode())
+
+
+def packaged() -> list[str]:
+    """Name the checkpoints that ship with the package."""
+    return sorted(path.name for path in _PACKAGED.iterdir() if path.is_dir())
+
+
+def find(name: str | Path, **options) -> Path:
+    """Find a checkpoint's folder: packaged by that name, a folder, or fetched from the hub (`snapshot_download` options).
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    text = str(name)
+    for folder in (_PACKAGED / text, Path(text)):
+        if text and folder.is_dir():
+            return folder
+    if text.count("/") != 1 or text.startswith((".", "/")):
+        raise CheckpointError(
+            f"checkpoint: expected {', '.join(packaged())}, a folder, or a hub id owner/name; got {text!r}; correct the name"
+        )
+    try:
+        return Path(snapshot_download(text, allow_patterns=[CONFIG, WEIGHTS, FINGERPRINT], **options))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"checkpoint {text!r}: expected a tokenizer on the hub; got {type(error).__name__}; "
+            "check the name and the network, or pass a folder"
+        ) from error
+
+
+def read_config(folder: Path, cls: type[T], format_version: int) -> T:
+    """Read config.yaml into its dataclass, the version before anything else.
+
+    Raises:
+        CheckpointError: if a file is missing or the version is another.
+        ConfigError: if a value is wrong.
+    """
+    for name in (CONFIG, WEIGHTS, FINGERPRINT):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: expected a file {name}; got none; use a folder that DuoTok.save wrote")
+    try:
+        raw = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raw = None
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != format_version:
+        raise CheckpointError(
+            f"{folder / CONFIG}: expected format_version {format_version}; got {version}; "
+            "install the duotok that wrote it, or export the tokenizer again"
+        )
+    return configuration.parse(cls, raw, str(folder / CONFIG))
+
+
+def read_weights(folder: Path, model: nn.Module) -> None:
+    """Load model.safetensors into a model.
+
+    Raises:
+        CheckpointError: if it is damaged or holds other tensors.
+    """
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: expected the weights that {CONFIG} describes; got {reason}; download or export them again"
+        ) from None
+
+
+def check_fingerprint(folder: Path, fingerprint: str) -> None:
+    """Compare a loaded checkpoint with what was saved.
+
+    Raises:
+        CheckpointError: if it differs.
+    """
+    stored = (folder / FINGERPRINT).read_text(encoding="utf-8").strip()
+    if stored != fingerprint:
+        raise CheckpointError(
+            f"{folder}: expected fingerprint {stored[:16]}...; got {fingerprint[:16]}...: its files were changed or damaged; "
+            "download them again, or save the tokenizer anew"
+        )

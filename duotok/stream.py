@@ -1,0 +1,84 @@
+"""One song's samples on their way into codes, piece by piece, with no more of them held than a window needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .windows import TrackWindows
+
+if TYPE_CHECKING:
+    from .tokenizer import DuoTok
+
+Wave = Tensor | np.ndarray
+
+
+class EncodeStream:
+    """One song's samples on their way into codes; made by `DuoTok.stream`.
+
+    Attributes:
+        num_samples: pushed so far.
+        num_frames: codes given so far; the song's T after `finish`.
+    """
+
+    def __init__(self, tokenizer: DuoTok, sample_rate: int) -> None:
+        if sample_rate <= 0:
+            raise ValueError(f"stream: expected a sample rate above 0 Hz; got {sample_rate}; pass the waves' own rate")
+        self._tokenizer, self._sample_rate, self._policy = tokenizer, sample_rate, tokenizer.config.windows
+        self._tracks = [
+            TrackWindows(self._policy, sample_rate, tokenizer.sample_rate, tokenizer.frame_rate)
+            for _ in range(tokenizer.num_tracks)
+        ]
+        self.num_samples = self.num_frames = 0
+
+    def push(self, vocals: Wave, accompaniment: Wave) -> Tensor:
+        """Take the next samples, (n,) or (C, n) of each track, and return the codes (2, t) that are ready."""
+        return self._codes(self.feed(vocals, accompaniment))
+
+    def finish(self, num_frames: int | None = None) -> Tensor:
+        """End the song and return its last codes (2, t).
+
+        Args:
+            num_frames: T of the song, where its source had another rate than the samples pushed (separated stems).
+        """
+        given = self.num_frames
+        windows = self.end(num_frames)
+        return self._codes(windows)[:, : self.num_frames - given]
+
+    def feed(self, vocals: Wave, accompaniment: Wave) -> list[tuple[int, np.ndarray]]:
+        """Like `push`, but return the complete windows, (track, wave (S,)), for `DuoTok.encode_windows`."""
+        waves = [_mono(vocals), _mono(accompaniment)]
+        if len(waves[0]) != len(waves[1]):
+            raise ValueError(
+                f"expected vocals and accompaniment of one length; got {len(waves[0])} and {len(waves[1])} samples; "
+                "cut or pad one of them"
+            )
+        self.num_samples += len(waves[0])
+        windows = [(i, window) for i, wave in enumerate(waves) for window in self._tracks[i].push(wave)]
+        self.num_frames = self._tracks[0].num_windows * self._policy.stride_frames
+        return windows
+
+    def end(self, num_frames: int | None = None) -> list[tuple[int, np.ndarray]]:
+        """Like `finish`, but return the windows, (track, wave (S,))."""
+        total = self._tokenizer.num_frames(self.num_samples, self._sample_rate) if num_frames is None else num_frames
+        self.num_frames = total
+        count = -(-total // self._policy.stride_frames)
+        return [(i, window) for i, track in enumerate(self._tracks) for window in track.finish(count)]
+
+    def _codes(self, windows: list[tuple[int, np.ndarray]]) -> Tensor:
+        pieces = [[torch.empty(0, dtype=torch.int64)] for _ in self._tracks]
+        for track, codes in self._tokenizer.encode_windows((track, track, wave) for track, wave in windows):
+            pieces[track].append(codes)
+        return torch.stack([torch.cat(codes) for codes in pieces])
+
+
+def _mono(wave: Wave) -> np.ndarray:
+    """Turn (n,) or (C, n), floats or int16, into (n,) float32."""
+    array = wave.detach().cpu().numpy() if isinstance(wave, Tensor) else np.asarray(wave)
+    if array.ndim not in (1, 2) or not (array.dtype == np.int16 or np.issubdtype(array.dtype, np.floating)):
+        raise ValueError(f"expected a wave (n,) or (C, n) of floats or int16; got {array.shape} {array.dtype}; convert it")
+    array = array.astype(np.float32) / (32_768 if array.dtype == np.int16 else 1)
+    return array if array.ndim == 1 else array.mean(axis=0)

@@ -1,0 +1,279 @@
+"""DuoTok: two waves in, two streams of codes out.
+
+Encoding is defined by canonical windows (windows.py), each computed in one fixed batch shape. Hence a stream, a file of
+three hours and a batch give the same codes, memory is flat, and second 1 never depends on second 200.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin
+from torch import Tensor, nn
+
+from . import config as configuration
+from . import storage
+from .model.semantic import SemanticConfig, SemanticModel
+from .stream import EncodeStream, Wave
+from .windows import WindowPolicy, count_frames
+
+FORMAT_VERSION = 1
+_CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Everything a checkpoint's config.yaml holds.
+
+    Attributes:
+        format_version: of the checkpoint's files.
+        trained: False for random weights, which make valid but meaningless tokens.
+        windows: the window policy.
+        model: the semantic model.
+    """
+
+    format_version: int = FORMAT_VERSION
+    trained: bool = False
+    windows: WindowPolicy = field(default_factory=WindowPolicy)
+    model: SemanticConfig = field(default_factory=SemanticConfig)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Tokens of a batch of songs.
+
+    Attributes:
+        tensor: (B, 2, T) int64, vocals first; -1 beyond a song's own end.
+        lengths: (B,) int64 frames of each song.
+        frame_rate: codes per second and track.
+        fingerprint: of the tokenizer that made them.
+    """
+
+    tensor: Tensor
+    lengths: Tensor
+    frame_rate: int
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, item: int) -> Tensor:
+        """Return song `item` alone, (2, T) without padding."""
+        return self.tensor[item, :, : self.lengths[item]]
+
+
+class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "audio-tokenizer"], license="apache-2.0"):
+    """A tokenizer: `encode` turns waves into codes, `stream` does so piece by piece."""
+
+    def __init__(self, config: TokenizerConfig, model: SemanticModel) -> None:
+        """Wrap an exported model; `load`, `from_pretrained` and `from_config` make one."""
+        super().__init__()
+        if model.config.bottleneck.kind != "codebook":
+            raise ValueError(f"DuoTok: expected an exported model; got kind {model.config.bottleneck.kind!r}; call .export()")
+        self.config = replace(config, model=model.config)
+        self.model = model.eval().requires_grad_(False)
+        self._silent_codes: dict[tuple, Tensor] = {}
+        self._hub_mixin_config = None  # config.yaml is the configuration; the mixin would add a second file
+
+    @classmethod
+    def from_config(cls, name: str | Path, overrides: Sequence[str] = (), seed: int = 0) -> DuoTok:
+        """Build an untrained tokenizer.
+
+        Args:
+            name: a path ending in .yaml, or one of the package's configs, "tokenizer" or "tiny/tokenizer".
+            overrides: `key=value` changes.
+            seed: of the random weights.
+
+        Raises:
+            ConfigError: for an unknown name, key or value.
+        """
+        path = Path(name) if str(name).endswith(".yaml") else _CONFIGS / f"{name}.yaml"
+        if not path.is_file():
+            raise configuration.ConfigError(
+                f"config: expected a .yaml file, tokenizer or tiny/tokenizer; got {str(name)!r}; correct the name"
+            )
+        config = configuration.load(path, TokenizerConfig, overrides)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(replace(config, trained=False), SemanticModel(config.model).export())
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate in Hz at which the model listens; `encode` resamples to it."""
+        return self.config.model.mel.spec.sample_rate
+
+    @property
+    def frame_rate(self) -> int:
+        """Codes per second and track."""
+        return self.config.model.frame_rate
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes per track."""
+        return len(self.model.codebook(0))
+
+    @property
+    def num_tracks(self) -> int:
+        """Vocals and accompaniment."""
+        return len(self.model.trunk.bottleneck.branches)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights: float32 unless the user casts, which changes the fingerprint."""
+        return self.model.trunk.norm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.trunk.norm.weight.device
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the configuration (window policy included), the weights and their dtype, computed when asked for."""
+        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def num_frames(self, num_samples: int, sample_rate: int) -> int:
+        """Count the frames of a song: T = ceil(num_samples * frame_rate / sample_rate), always."""
+        return count_frames(num_samples, sample_rate, self.frame_rate)
+
+    def encode(self, vocals: Wave | Sequence[Wave], accompaniment: Wave | Sequence[Wave], sample_rate: int) -> Codes:
+        """Tokenize one song or several.
+
+        Args:
+            vocals, accompaniment: (S,) or (B, S) mono, (B, C, S) with channels, or a list of (S_i,) or (C, S_i); floats in
+                [-1, 1], or int16. Both tracks of a song have the same length.
+            sample_rate: of the waves, in Hz.
+
+        Returns:
+            `Codes` of B songs (1 for a single one).
+
+        Raises:
+            ValueError: if the tracks differ in number or length.
+        """
+        songs = [_songs(vocals), _songs(accompaniment)]
+        if len(songs[0]) != len(songs[1]):
+            raise ValueError(
+                f"encode: expected as many vocals as accompaniments; got {len(songs[0])} and {len(songs[1])}; pair them"
+            )
+        streams = [self.stream(sample_rate) for _ in songs[0]]
+        windows = (
+            ((song, track), track, wave)
+            for song, (stream, *tracks) in enumerate(zip(streams, *songs, strict=True))
+            for track, wave in (*stream.feed(*tracks), *stream.end())
+        )
+        pieces: dict[tuple[int, int], list[Tensor]] = {}
+        for key, codes in self.encode_windows(windows):
+            pieces.setdefault(key, []).append(codes)
+        lengths = torch.tensor([stream.num_frames for stream in streams], dtype=torch.int64)
+        tensor = torch.full((len(streams), self.num_tracks, max(lengths.tolist(), default=0)), -1)
+        for (song, track), codes in pieces.items():
+            tensor[song, track, : lengths[song]] = torch.cat(codes)[: lengths[song]]
+        return Codes(tensor, lengths, self.frame_rate, self.fingerprint)
+
+    def stream(self, sample_rate: int) -> EncodeStream:
+        """Start a song whose samples arrive piece by piece; its codes equal those of `encode`."""
+        return EncodeStream(self, sample_rate)
+
+    @torch.inference_mode()
+    def encode_windows(self, windows: Iterable[tuple[object, int, np.ndarray]]) -> Iterator[tuple[object, Tensor]]:
+        """Tokenize canonical windows in fixed batches.
+
+        Args:
+            windows: (key, track, wave) with wave (S,) float32 of `window_frames`.
+
+        Yields:
+            (key, codes) in the same order; codes (stride_frames,) int64 on the CPU, without the margins.
+        """
+        waiting: list[tuple[object, int, np.ndarray]] = []
+        for window in windows:
+            if not window[2].any():  # digital silence, common in vocal stems: its codes never change
+                yield from self._encode_batch(waiting)
+                waiting = []
+                yield window[0], self._codes_of_silence(window)
+                continue
+            waiting.append(window)
+            if len(waiting) == self.config.windows.batch_size:
+                yield from self._encode_batch(waiting)
+                waiting = []
+        yield from self._encode_batch(waiting)
+
+    def _encode_batch(self, batch: list[tuple[object, int, np.ndarray]]) -> list[tuple[object, Tensor]]:
+        if not batch:
+            return []
+        policy = self.config.windows
+        filler = [(None, 0, np.zeros_like(batch[0][2]))] * (policy.batch_size - len(batch))
+        _, tracks, waves = zip(*batch, *filler, strict=True)
+        with _exact_math():
+            wave = torch.from_numpy(np.stack(waves)).to(self.device, self.dtype)
+            codes = self.model.encode(wave, torch.tensor(tracks, device=self.device)).cpu()
+        kept = codes[:, policy.margin_frames : policy.margin_frames + policy.stride_frames]
+        return [(key, row) for (key, _, _), row in zip(batch, kept, strict=False)]
+
+    def _codes_of_silence(self, window: tuple[object, int, np.ndarray]) -> Tensor:
+        key = (window[1], self.dtype, self.device)
+        if key not in self._silent_codes:
+            [(_, self._silent_codes[key])] = self._encode_batch([window])
+        return self._silent_codes[key]
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.yaml, model.safetensors and fingerprint.txt into a folder."""
+        storage.write(Path(folder), configuration.dump(self.config), self.model.state_dict(), self.fingerprint)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str | torch.device = "cpu", **options) -> DuoTok:
+        """Load a tokenizer.
+
+        Args:
+            name: "tiny", a folder that `save` wrote, or a hub id "owner/name".
+            device: where to put the weights.
+            options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download` of huggingface_hub.
+
+        Raises:
+            CheckpointError: if there is none, if it is damaged, or of another version. Pickle is never read.
+        """
+        folder = storage.find(name, **options)
+        config = storage.read_config(folder, TokenizerConfig, FORMAT_VERSION)
+        model = SemanticModel(config.model)
+        storage.read_weights(folder, model)
+        tokenizer = cls(config, model)
+        storage.check_fingerprint(folder, tokenizer.fingerprint)
+        return tokenizer.to(device)
+
+
+def load(name: str | Path = "tiny", *, device: str | torch.device = "cpu", **options) -> DuoTok:
+    """Load a tokenizer: "tiny", a folder, or a hub id "owner/name"; see `DuoTok.from_pretrained`."""
+    return DuoTok.from_pretrained(name, device=device, **options)
+
+
+def _songs(waves: Wave | Sequence[Wave]) -> list[Wave]:
+    if isinstance(waves, list | tuple):
+        return list(waves)
+    if waves.ndim not in (1, 2, 3):
+        raise ValueError(f"encode: expected waves (S,), (B, S) or (B, C, S); got {tuple(waves.shape)}; reshape them")
+    return [waves] if waves.ndim == 1 else list(waves)
+
+
+@contextlib.contextmanager
+def _exact_math() -> Iterator[None]:
+    """Full float32 products and deterministic convolutions, whatever the process is set to."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

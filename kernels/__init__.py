@@ -1,0 +1,53 @@
+"""duotok.kernels: the hot operations, each with a plain-torch reference and its faster twins.
+
+This package knows nothing of the model and can be used alone:
+
+    from duotok.kernels import nearest_code, explain
+    indices = nearest_code(z, codebook)
+    print(explain("nearest_code", z, codebook))
+"""
+
+from __future__ import annotations
+
+from .attention import attention
+from .chroma import ChromaSpec, chroma
+from .dispatch import BACKENDS, Op, use_backends
+from .log_mel import MelSpec, log_mel
+from .modulate import modulate
+from .nearest_code import PreparedCodebook, nearest_code, prepare
+from .replace_noise import replace_noise
+from .simvq_loss import SimVQOutput, simvq_loss
+
+OPS: dict[str, Op] = {op.name: op for op in (log_mel, chroma, attention, replace_noise, nearest_code, simvq_loss, modulate)}
+
+
+def explain(op: str, *args, **kwargs) -> dict[str, str | None]:
+    """Say of every backend of the named op why it would not run on these arguments; None where it would.
+
+    Raises:
+        ValueError: for an unknown op.
+    """
+    if op not in OPS:
+        raise ValueError(f"explain: expected an op out of {', '.join(OPS)}; got {op!r}; choose one of those")
+    return OPS[op].explain(*args, **kwargs)
+
+
+__all__ = [
+    "BACKENDS",
+    "OPS",
+    "ChromaSpec",
+    "MelSpec",
+    "Op",
+    "PreparedCodebook",
+    "SimVQOutput",
+    "attention",
+    "chroma",
+    "explain",
+    "log_mel",
+    "modulate",
+    "nearest_code",
+    "prepare",
+    "replace_noise",
+    "simvq_loss",
+    "use_backends",
+]

@@ -1,0 +1,129 @@
+"""Planning: songs from files, folders and manifests; every mistake named with its line before anything is tokenized."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from duotok.corpus.plan import PlanError, Song, collect, make_plan, read_plan, read_unit
+
+
+@pytest.fixture
+def wav():
+    def write(path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.zeros(10, np.float32), 8000)
+        return path
+
+    return write
+
+
+def manifest(path: Path, *rows: object) -> Path:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_folder_pairs_stems_by_name(tmp_path, wav):
+    for name in (
+        "a/one_vocals.wav", "a/one_accompaniment.wav", "two.vocals.flac", "two.no_vocals.flac", "three/vocals.wav",
+        "three/instrumental.wav", "mix.wav", "lonely_vocals.wav", "song.stem.mp4", "notes.txt", "my vocals.wav",
+    ):  # fmt: skip
+        wav(tmp_path / name) if name.endswith(("wav", "flac")) else (tmp_path / name).write_text("x")
+    (tmp_path / "song.mp3").mkdir()
+    songs = {song.source: song for song in collect([tmp_path])}
+    assert sorted(songs) == [
+        "a/one_vocals.wav", "lonely_vocals.wav", "mix.wav", "my vocals.wav", "song.stem.mp4", "three/vocals.wav", "two.vocals.flac",
+    ]  # fmt: skip
+    assert songs["a/one_vocals.wav"].accompaniment_path == str(tmp_path / "a/one_accompaniment.wav")
+    assert songs["two.vocals.flac"].accompaniment_path == str(tmp_path / "two.no_vocals.flac")
+    assert songs["three/vocals.wav"].accompaniment_path == str(tmp_path / "three/instrumental.wav")
+    assert songs["mix.wav"].mixture_path and songs["mix.wav"].is_mixture
+    assert songs["lonely_vocals.wav"].mixture_path
+    assert songs["song.stem.mp4"].stems_path and not songs["song.stem.mp4"].is_mixture
+    assert songs["mix.wav"].id == hashlib.sha1(b"mix.wav").hexdigest()
+
+
+def test_files_given_by_name_pair_too(tmp_path, wav):
+    paths = [wav(tmp_path / name) for name in ("x_accompaniment.wav", "x_vocals.wav")]
+    [song] = collect(paths)
+    assert (song.vocal_path, song.accompaniment_path) == (str(paths[1]), str(paths[0]))
+
+
+def test_ids_do_not_depend_on_where_the_folder_is(tmp_path, wav):
+    wav(tmp_path / "here/x/a.wav"), wav(tmp_path / "there/x/a.wav")
+    assert collect([tmp_path / "here"])[0].id == collect([tmp_path / "there"])[0].id
+
+
+def test_a_manifest_carries_everything_along(tmp_path):
+    row = {
+        "id": 7, "vocal_path": "v.wav", "accompaniment_path": "/abs/a.wav", "text": "la", "language": "en", "tags": ["x"],
+        "start": 1.5, "duration": 2, "segments": [{"start": 0, "end": 1, "label": "verse", "text": "la"}], "bpm": 120,
+    }  # fmt: skip
+    [song] = collect([manifest(tmp_path / "m.jsonl", row)])
+    assert song == Song(
+        "7", "/abs/a.wav", str(tmp_path / "v.wav"), "/abs/a.wav", text="la", language="en", tags=["x"], start=1.5, duration=2.0,
+        segments=row["segments"], extra={"bpm": 120},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "a", "text": "x"}, r"m.jsonl:2: expected id and vocal_path with .*; got id, text; add the missing column"),
+        ({"id": "a", "vocal_path": "v.wav"}, "expected id and vocal_path with accompaniment_path"),
+        ({"mixture_path": "m.wav"}, "m.jsonl:2: expected id"),
+        ({"id": "a", "mixture_path": "m.wav", "start": "soon"}, r"m.jsonl:2: start: .*valid number.*; got 'soon'"),
+        ({"id": "a", "mixture_path": 3}, r"m.jsonl:2: mixture_path: .*valid string.*; got 3"),
+        ("{", "m.jsonl:2: expected a JSON object"),
+        ("[1]", "m.jsonl:2: expected a JSON object; got list"),
+        ({"id": "first", "mixture_path": "m.wav"}, "expected unique ids; got 'first' for m.wav and m.wav"),
+    ],
+)
+def test_manifest_mistakes_name_the_line(tmp_path, row, message):
+    path = manifest(tmp_path / "m.jsonl", {"id": "first", "mixture_path": "m.wav"}, row)
+    with pytest.raises(PlanError, match=message) as error:
+        collect([path])
+    assert "\n" not in str(error.value)
+
+
+def test_other_mistakes(tmp_path):
+    with pytest.raises(PlanError, match="expected an audio file, a folder or a .jsonl manifest; got nothing there"):
+        collect([tmp_path / "none.wav"])
+    with pytest.raises(PlanError, match="expected at least one song; found none"):
+        collect([tmp_path])
+    with pytest.raises(PlanError, match=r"none.jsonl: expected a manifest"):
+        collect([tmp_path / "none.jsonl"])
+    with pytest.raises(PlanError, match=r"expected a run folder with plan.json"):
+        read_plan(tmp_path)
+
+
+SONGS = [Song(str(i), f"{i}.wav", mixture_path=f"{i}\n☃.wav") for i in range(5)]
+
+
+def test_units_are_fixed_and_the_same_run_goes_on(tmp_path):
+    plan = make_plan(tmp_path / "run", SONGS, "f" * 64, "none", 2)
+    assert plan.num_units == 3
+    assert [song for unit in range(3) for song in read_unit(tmp_path / "run", unit)] == SONGS
+    assert make_plan(tmp_path / "run", SONGS, "f" * 64, "none", 2) == plan == read_plan(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("songs", "fingerprint", "separator", "size", "named"),
+    [
+        (SONGS, "0" * 64, "none", 2, "fingerprint"),
+        (SONGS, "f" * 64, "demucs:1", 2, "separator"),
+        (SONGS, "f" * 64, "none", 3, "songs_per_unit"),
+        (SONGS[:4], "f" * 64, "none", 2, "num_songs"),
+        ([*SONGS[:4], replace(SONGS[4], text="other")], "f" * 64, "none", 2, "songs_sha256"),
+    ],
+)
+def test_another_run_is_refused(tmp_path, songs, fingerprint, separator, size, named):
+    make_plan(tmp_path / "run", SONGS, "f" * 64, "none", 2)
+    with pytest.raises(PlanError, match=f"got a run with {named} .*; choose another folder"):
+        make_plan(tmp_path / "run", songs, fingerprint, separator, size)

@@ -1,0 +1,91 @@
+"""DESIGN: every file imports only from layers below it, and at module level only what its layer may need."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Part of the tree -> (its parts of ours that it may import, third-party packages it may import at module level).
+LAYERS = {
+    "kernels": (set(), {"torch", "numpy", "triton", "numba", "flash_attn", "xformers"}),
+    "model": ({"kernels", "model"}, {"torch", "einops"}),
+    "config": (set(), {"pydantic", "yaml"}),
+    "audio": (set(), {"numpy", "soundfile", "soxr"}),
+    "separation": (set(), {"numpy"}),
+    "storage": ({"config"}, {"torch", "yaml", "safetensors", "huggingface_hub"}),
+    "windows": ({"audio"}, {"numpy"}),
+    "stream": ({"windows"}, {"numpy", "torch"}),
+    "tokenizer": ({"model", "config", "storage", "stream", "windows"}, {"numpy", "torch", "huggingface_hub"}),
+    "corpus": (
+        {"kernels", "model", "config", "audio", "separation", "storage", "stream", "windows", "tokenizer", "corpus"},
+        {"numpy", "torch", "pyarrow", "soundfile"},
+    ),
+    "cli": ({"cli"}, {"typer", "rich"}),
+    "__main__": ({"cli"}, set()),
+    "__init__": (set(), set()),
+}
+
+
+def parts() -> list[tuple[str, Path]]:
+    files = [("kernels", path) for path in sorted((ROOT / "kernels").rglob("*.py"))]
+    for path in sorted((ROOT / "duotok").rglob("*.py")):
+        files.append((path.relative_to(ROOT / "duotok").parts[0].removesuffix(".py"), path))
+    return files
+
+
+def imports(path: Path, package: str) -> list[tuple[str, bool]]:
+    """Every imported module of a file, absolute, with whether the import stands at module level."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = {id(node) for node in tree.body}
+    typing_only = {id(n) for block in tree.body if isinstance(block, ast.If) for n in block.body}
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "duotok" else [module]
+            found += [(name, id(node) in top) for name in names]
+    return found
+
+
+def package_of(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    head = ["duotok", "kernels"] if relative.parts[0] == "kernels" else ["duotok"]
+    return ".".join([*head, *relative.parts[1:-1]])
+
+
+@pytest.mark.parametrize(("part", "path"), parts(), ids=lambda value: str(getattr(value, "name", value)))
+def test_imports_follow_the_layers(part, path):
+    assert part in LAYERS, f"{path}: give {part} a place in the table of layers"
+    ours, third = LAYERS[part]
+    for module, at_top in imports(path, package_of(path)):
+        root, *rest = module.split(".")
+        if root == "duotok":
+            target = rest[0] if rest else "__init__"
+            if at_top:
+                inside = target in ours or target in ("__version__",) or part == "kernels" == target
+                assert inside, f"{path}: {part} may not import {module}"
+            else:
+                below = list(LAYERS).index(target) if target in LAYERS else -1
+                assert part in ("cli", "__init__") or below <= list(LAYERS).index(part), (
+                    f"{path}: {part} reaches up to {module}"
+                )
+        elif at_top and root not in sys.stdlib_module_names:
+            assert root in third, f"{path}: {part} may not import {root} at module level"
+
+
+def test_the_table_would_notice(tmp_path):
+    """A kernel that imports the model is caught."""
+    file = tmp_path / "bad.py"
+    file.write_text("from duotok.model import trunk\nimport soundfile\n")
+    modules = dict(imports(file, "duotok.kernels"))
+    assert "duotok.model" in modules and "model" not in LAYERS["kernels"][0]
+    assert modules["soundfile"] and "soundfile" not in LAYERS["kernels"][1]
