@@ -11,9 +11,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
+#include <functional>
 #include <mutex>
 #include <new>
-#include <exception>
 #include <thread>
 #include <vector>
 
@@ -90,6 +91,13 @@ namespace avx512 {
 #endif
 #endif
 
+#if DUOTOK_HAS_X86
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 struct InstructionSet {
     const char *name;
     const BlockFunctions *functions;
@@ -99,9 +107,8 @@ struct InstructionSet {
 // Best first.
 const InstructionSet kInstructionSets[] = {
 #if DUOTOK_HAS_X86
-    {"avx512", &avx512::functions,
-     [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"); }},
-    {"avx2", &avx2::functions, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {"avx512", &avx512::functions, has_avx512},
+    {"avx2", &avx2::functions, has_avx2},
 #endif
 #if DUOTOK_HAS_VECTORS
     {"simd128", &simd128::functions, [] { return true; }},
@@ -112,7 +119,9 @@ const InstructionSet kInstructionSets[] = {
 std::atomic<const InstructionSet *> chosen_set{nullptr};
 
 const InstructionSet *best_set() {
-    return std::find_if(std::begin(kInstructionSets), std::end(kInstructionSets), [](const auto &set) { return set.runs_here(); });
+    const InstructionSet *set = kInstructionSets;
+    while (!set->runs_here()) ++set;  // the last one always does
+    return set;
 }
 
 const InstructionSet *current_set() {

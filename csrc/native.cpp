@@ -42,7 +42,8 @@ int32_t check_signal(const duotok_mel_chroma_args &a) {
     if (a.batch < 0 || a.samples < 1 || a.row_stride < 0 || checked_product(a.batch, a.samples) < 0 ||
         checked_product(a.batch, a.row_stride) < 0)
         return fail(
-            DUOTOK_INVALID, "expected batch >= 0, samples >= 1, row_stride >= 0 and their products in range; got %lld, %lld, %lld",
+            DUOTOK_INVALID,
+            "expected batch >= 0, samples >= 1, row_stride >= 0 and their products in range; got %lld, %lld, %lld",
             (long long)a.batch, (long long)a.samples, (long long)a.row_stride);
     if (a.n_fft < 256 || a.n_fft > 4096 || (a.n_fft & (a.n_fft - 1)))
         return fail(DUOTOK_INVALID, "n_fft: expected a power of two from 256 to 4096; got %d", a.n_fft);
@@ -88,7 +89,8 @@ int32_t check_chroma(const duotok_mel_chroma_args &a, int64_t num_rows) {
     const int num_bins = a.n_fft / 2 + 1;
     const int64_t size = checked_product(num_rows, kPitchClasses);
     if (size < 0 || size != a.chroma_size)
-        return fail(DUOTOK_INVALID, "chroma_size: expected B * T * 12 = %lld; got %lld", (long long)size, (long long)a.chroma_size);
+        return fail(
+            DUOTOK_INVALID, "chroma_size: expected B * T * 12 = %lld; got %lld", (long long)size, (long long)a.chroma_size);
     if (a.chroma_bins != num_bins)
         return fail(DUOTOK_INVALID, "chroma_bank: expected %d bins; got %d", num_bins, a.chroma_bins);
     if (!a.chroma_bank) return fail(DUOTOK_INVALID, "chroma_bank: expected an array; got NULL");
@@ -130,7 +132,8 @@ int32_t duotok_mel_chroma(const duotok_mel_chroma_args *args) {
         duotok::mel_chroma_cpu(*args);
         return DUOTOK_OK;
     } catch (const std::bad_alloc &) {
-        return duotok::fail(DUOTOK_OUT_OF_MEMORY, "expected memory for n_fft %d and %d bands; got none", args->n_fft, args->num_bands);
+        return duotok::fail(
+            DUOTOK_OUT_OF_MEMORY, "expected memory for n_fft %d and %d bands; got none", args->n_fft, args->num_bands);
     } catch (const std::exception &error) {
         return duotok::fail(DUOTOK_SYSTEM_ERROR, "expected the system to serve; got: %.200s", error.what());
     }

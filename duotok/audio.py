@@ -12,23 +12,29 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 import soxr
 
 from . import integrity
+from .integrity import AudioError
 
-MIN_DURATION_S = 0.5
-# Below -90 dBFS (three steps of 16 bits) a whole song counts as silent.
-SILENCE_PEAK = 10 ** (-90 / 20)
+if TYPE_CHECKING:
+    from av import AudioStream
+    from av.container import InputContainer
+
 # A compressed file may decode to a little less than its header estimates; below this share it is truncated.
 COMPLETE_SHARE = 0.98
+# A sample rate outside these, in Hz, is a header that was damaged, and would make a song of days or of nothing.
+_RATES = range(1_000, 1_000_001)
 SUFFIXES = frozenset(
-    [".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".caf", ".au", ".w64", ".rf64", ".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma", ".alac"]
+    f".{name}"
+    for name in "wav flac mp3 ogg oga opus aif aiff aifc caf au w64 rf64 m4a mp4 aac webm mka wma alac".split()  # noqa: SIM905
 )
 _BLOCK_S = 1
 # Error numbers of libsndfile: unrecognised format, and what its mp3 decoder says of other data.
@@ -36,23 +42,6 @@ _UNKNOWN_FORMAT = (1, 7)
 # Containers that PyAV may open: those that tell how long a song should be, or whose decoder sees damage. Not mp3, in which
 # FFmpeg finds stray frames in any data, and no playlists, which would open other files.
 _PYAV_FORMATS = "mov,matroska,asf,aac"
-
-
-class AudioError(ValueError):
-    """A song that cannot be trusted.
-
-    Attributes:
-        stage: where it showed: "open", "decode", "silence", "separate" or "validate".
-        reason: a short name: "missing", "empty_file", "not_audio", "unsupported", "damaged", "truncated", "nan", "silent",
-            "constant", "too_short", "length_mismatch", "rate_mismatch", "no_stems".
-    """
-
-    def __init__(self, stage: str, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.stage, self.reason = stage, reason
-
-    def __reduce__(self) -> tuple:
-        return type(self), (self.stage, self.reason, str(self))
 
 
 @dataclass(frozen=True)
@@ -93,10 +82,8 @@ class AudioReader:
             yield block
         expected = self.info.header_samples
         if expected and self.num_samples < expected * (1 if self.info.exact else COMPLETE_SHARE):
-            raise AudioError(
-                "decode", "truncated",
-                f"{self.path}: expected {expected} samples as its header says; got {self.num_samples}; replace the file",
-            )  # fmt: skip
+            found = f"expected {expected} samples as its header says; got {self.num_samples}"
+            raise AudioError("decode", "truncated", f"{self.path}: {found}; replace the file")
 
 
 @contextmanager
@@ -111,30 +98,23 @@ def open_audio(path: str | Path, stream: int = 0) -> Iterator[AudioReader]:
         AudioError: if it is missing, empty, not audio, or of a format that needs the extra `ffmpeg`.
     """
     path = Path(path)
-    _refuse_non_audio(path)
-    if stream == 0:
-        try:
-            file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
-        except soundfile.LibsndfileError as error:
-            reason = str(error)
-            if error.code not in _UNKNOWN_FORMAT:
-                raise AudioError("open", "damaged", f"{path}: expected a whole file; got {reason}; replace the file") from error
-        except TypeError:  # the suffix .raw
-            reason = "samples without a header"
-        else:
-            with file:
-                yield _soundfile_reader(file, path)
-            return
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise AudioError("open", "missing", f"{path}: expected a file; got {found}; correct the path")
+    integrity.check_head(path)
+    file = _open_soundfile(path) if stream == 0 else f"stream {stream} asked for"
+    if isinstance(file, _ForwardFile):
+        with file:
+            yield _soundfile_reader(file, path)
+    elif has_pyav():
+        with _open_pyav(path, stream) as reader:
+            yield reader
     else:
-        reason = f"stream {stream} asked for"
-    if not has_pyav():
         raise AudioError(
             "open", "unsupported",
-            f"{path}: expected a format of libsndfile; got {path.suffix or 'no suffix'} ({reason}); "
+            f"{path}: expected a format of libsndfile; got {path.suffix or 'no suffix'} ({file}); "
             "install the extra: pip install 'duotok[ffmpeg]'",
         )  # fmt: skip
-    with _open_pyav(path, stream) as reader:
-        yield reader
 
 
 def has_pyav() -> bool:
@@ -142,45 +122,62 @@ def has_pyav() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def _refuse_non_audio(path: Path) -> None:
-    if not path.is_file():
-        raise AudioError("open", "missing", f"{path}: expected a file; got {'a folder' if path.is_dir() else 'nothing'}; "
-                         "correct the path")  # fmt: skip
-    with path.open("rb") as file:
-        _raise("open", path, integrity.head_defect(file.read(512)))
+def _read_info(path: Path, rate: int | None, channels: int, samples: int | None, exact: bool, decoder: str) -> AudioInfo:
+    if rate not in _RATES or not channels:
+        found = f"expected a channel or more at 1 to 1000 kHz; got {channels} at {rate} Hz"
+        raise AudioError("open", "damaged", f"{path}: {found}; replace the file")
+    return AudioInfo(rate, channels, samples, exact, decoder)
 
 
-def _raise(stage: str, path: Path, defect: integrity.Defect | None) -> None:
-    if defect is not None:
-        raise AudioError(stage, defect[0], f"{path}: {defect[1]}; replace the file")
+class _ForwardFile(soundfile.SoundFile):
+    """Reads on without the seek that soundfile adds to every read.
+
+    A seek resets the mp3 decoder, so that samples would depend on the size of blocks, and fails at the end of a flac that
+    does not know its length.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
-def _soundfile_reader(file: soundfile.SoundFile, path: Path) -> AudioReader:
+def _open_soundfile(path: Path) -> _ForwardFile | str:
+    """Open a file with libsndfile, or say why it is not for it."""
+    if path.suffix.lower() == ".raw":
+        return "samples without a header"
+    try:
+        return _ForwardFile(os.fsencode(path) if os.name == "posix" else path)
+    except soundfile.LibsndfileError as error:
+        if error.code not in _UNKNOWN_FORMAT:
+            found = f"expected a whole file; got one of which libsndfile says: {error.error_string}"
+            raise AudioError("open", "damaged", f"{path}: {found}; replace the file") from error
+        return error.error_string
+
+
+def _soundfile_reader(file: _ForwardFile, path: Path) -> AudioReader:
     if file.format == "RAW":  # what libsndfile takes any data for by a suffix like .au or .vox
         raise AudioError("open", "not_audio", f"{path}: expected a format with a header; got samples alone; convert it to wav")
-    _raise("decode", path, integrity.size_defect(file.extra_info) or (integrity.ogg_defect(path) if file.format == "OGG" else None))
-    frames = file.frames if 0 < file.frames < 2**62 else None
-    info = AudioInfo(file.samplerate, file.channels, frames, file.format != "MP3", "soundfile")
-    if file.format == "MP3":
-        start, announced = integrity.mp3_start(path)
-        if not announced:
-            return AudioReader(replace(info, header_samples=None), path, _endless_blocks(path, start))
-    return AudioReader(info, path, _soundfile_blocks(file, path))
+    integrity.check_size(path, file.extra_info)
+    if file.format == "OGG":
+        integrity.check_ogg(path)
+    is_mp3 = file.format == "MP3"
+    start, announced = integrity.mp3_start(path) if is_mp3 else (0, True)
+    frames = file.frames if announced and 0 < file.frames < 2**62 else None
+    info = _read_info(path, file.samplerate, file.channels, frames, not is_mp3, "soundfile")
+    return AudioReader(info, path, _soundfile_blocks(file, path) if announced else _endless_blocks(path, start))
 
 
-def _soundfile_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[np.ndarray]:
+def _soundfile_blocks(file: _ForwardFile, path: Path) -> Iterator[np.ndarray]:
     try:
         while len(block := file.read(file.samplerate * _BLOCK_S, dtype="float32", always_2d=True)):
             yield block.T
     except soundfile.LibsndfileError as error:
-        raise AudioError(
-            "decode", "damaged", f"{path}: expected {file.format}; got damaged data ({error}); replace the file"
-        ) from error
+        found = f"expected {file.format}; got damaged data ({error.error_string})"
+        raise AudioError("decode", "damaged", f"{path}: {found}; replace the file") from error
 
 
 def _endless_blocks(path: Path, start: int) -> Iterator[np.ndarray]:
     """Read an mp3 that does not announce its length to its true end."""
-    with integrity.EndlessFile(path, start) as endless, soundfile.SoundFile(endless) as file:
+    with integrity.EndlessFile(path, start) as endless, _ForwardFile(endless) as file:
         yield from _soundfile_blocks(file, path)
         if endless.share_read() < COMPLETE_SHARE:
             raise AudioError("decode", "damaged", f"{path}: expected MP3 to its end; got other data inside; replace the file")
@@ -194,22 +191,25 @@ def _open_pyav(path: Path, stream: int) -> Iterator[AudioReader]:
         # "file:", lest FFmpeg take a name with a colon for an address.
         container = av.open(f"file:{path}", options={"format_whitelist": _PYAV_FORMATS})
     except (av.FFmpegError, OSError) as error:
-        raise AudioError("open", "not_audio", f"{path}: expected audio; got data no decoder knows ({error}); replace it") from error
+        with path.open("rb") as file:  # an mp4 whose index was cut off cannot be opened, but still begins like one
+            cut = file.read(8).endswith(b"ftyp")
+        found = "an mp4 without its index" if cut else "data that no decoder knows"
+        reason = "truncated" if cut else "not_audio"
+        raise AudioError("open", reason, f"{path}: expected audio; got {found}; replace the file") from error
     with container:
         streams = container.streams.audio
         if len(streams) <= stream:
             raise AudioError("open", "no_stems", f"{path}: expected at least {stream + 1} audio streams; got {len(streams)}; "
                              "check the file")  # fmt: skip
-        chosen = streams[stream]
-        header = None
+        chosen, samples = streams[stream], None
         if container.format.name != "aac":  # FFmpeg estimates the length of raw AAC from its bit rate
-            stated = chosen.duration and chosen.duration * chosen.time_base  # a Matroska stream leaves it to the container
-            header = round((stated or Fraction(container.duration or 0, av.time_base)) * chosen.rate) or None
-        info = AudioInfo(chosen.rate, chosen.codec_context.layout.nb_channels, header, False, "pyav")
+            stated = chosen.duration and chosen.duration * chosen.time_base  # Matroska leaves it to the container
+            samples = round((stated or Fraction(container.duration or 0, av.time_base)) * (chosen.rate or 0)) or None
+        info = _read_info(path, chosen.rate, chosen.codec_context.layout.nb_channels, samples, False, "pyav")
         yield AudioReader(info, path, _pyav_blocks(container, chosen, info, path))
 
 
-def _pyav_blocks(container, stream, info: AudioInfo, path: Path) -> Iterator[np.ndarray]:
+def _pyav_blocks(container: InputContainer, stream: AudioStream, info: AudioInfo, path: Path) -> Iterator[np.ndarray]:
     import av
 
     resampler = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=info.sample_rate)
@@ -223,47 +223,11 @@ def _pyav_blocks(container, stream, info: AudioInfo, path: Path) -> Iterator[np.
             if held >= info.sample_rate * _BLOCK_S:
                 yield np.concatenate(pending, axis=1)
                 pending, held = [], 0
-    except (av.FFmpegError, ValueError) as error:  # ValueError: the format changes within the stream
-        raise AudioError("decode", "damaged", f"{path}: expected audio; got damaged data ({error}); replace the file") from error
+    except (av.FFmpegError, ValueError) as error:  # ValueError: the channels change within the stream
+        found = f"expected audio; got damaged data ({error})"
+        raise AudioError("decode", "damaged", f"{path}: {found}; replace the file") from error
     if held:
         yield np.concatenate(pending, axis=1)
-
-
-class SignalCheck:
-    """Watches the samples of a whole song go by; `finish` refuses one that holds no music."""
-
-    def __init__(self, name: str, sample_rate: int) -> None:
-        self._name, self._sample_rate = name, sample_rate
-        self._num_samples = 0
-        self._low, self._high = np.inf, -np.inf  # of every channel of every part
-
-    def push(self, *parts: np.ndarray) -> None:
-        """Look at simultaneous blocks (C, n) of the song's parts.
-
-        Raises:
-            AudioError: "nan" for a NaN or infinite sample.
-        """
-        low = np.concatenate([part.min(axis=1) for part in parts])
-        high = np.concatenate([part.max(axis=1) for part in parts])
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise AudioError("decode", "nan", f"{self._name}: expected finite samples; got NaN or infinity; replace the file")
-        self._num_samples += parts[0].shape[1]
-        self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-
-    def finish(self) -> None:
-        """Judge the whole.
-
-        Raises:
-            AudioError: "too_short", "silent" or "constant".
-        """
-        seconds = self._num_samples / self._sample_rate
-        if seconds < MIN_DURATION_S:
-            raise AudioError("validate", "too_short", f"{self._name}: expected at least {MIN_DURATION_S} s; got {seconds:.3f} s; "
-                             "leave it out")  # fmt: skip
-        if np.maximum(-self._low, self._high).max() < SILENCE_PEAK:
-            raise AudioError("silence", "silent", f"{self._name}: expected sound; got a peak below -90 dBFS; leave it out")
-        if (self._high - self._low).max() < SILENCE_PEAK:
-            raise AudioError("silence", "constant", f"{self._name}: expected sound; got a constant; leave it out")
 
 
 class Resampler:

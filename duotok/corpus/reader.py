@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from duotok.audio import AudioError, AudioReader, Resampler, SignalCheck, file_sha256, open_audio, to_mono
+from duotok.audio import AudioReader, Resampler, file_sha256, open_audio, to_mono
+from duotok.integrity import AudioError, SignalCheck
 from duotok.separation import Separator, separate
 
 from .plan import Song

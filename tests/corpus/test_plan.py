@@ -38,7 +38,8 @@ def test_a_folder_pairs_stems_by_name(tmp_path, wav):
     (tmp_path / "song.mp3").mkdir()
     songs = {song.source: song for song in collect([tmp_path])}
     assert sorted(songs) == [
-        "a/one_vocals.wav", "lonely_vocals.wav", "mix.wav", "my vocals.wav", "song.stem.mp4", "three/vocals.wav", "two.vocals.flac",
+        "a/one_vocals.wav", "lonely_vocals.wav", "mix.wav", "my vocals.wav", "song.stem.mp4", "three/vocals.wav",
+        "two.vocals.flac",
     ]  # fmt: skip
     assert songs["a/one_vocals.wav"].accompaniment_path == str(tmp_path / "a/one_accompaniment.wav")
     assert songs["two.vocals.flac"].accompaniment_path == str(tmp_path / "two.no_vocals.flac")
@@ -93,7 +94,7 @@ def test_manifest_mistakes_name_the_line(tmp_path, row, message):
 
 
 def test_other_mistakes(tmp_path):
-    with pytest.raises(PlanError, match="expected an audio file, a folder or a .jsonl manifest; got nothing there"):
+    with pytest.raises(PlanError, match=r"expected an audio file, a folder or a .jsonl manifest; got nothing there"):
         collect([tmp_path / "none.wav"])
     with pytest.raises(PlanError, match="expected at least one song; found none"):
         collect([tmp_path])
