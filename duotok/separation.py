@@ -90,7 +90,12 @@ class Demucs:
             ) from None
         path = self._download() if weights is None else Path(weights)
         self._refuse_other_models(path)
-        self._model = load_safetensors_model(path).eval().to(device)
+        try:
+            self._model = load_safetensors_model(path).eval().to(device)
+            self._vocals = self._model.sources.index("vocals")
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {str(error)[:200]}"
+            raise ValueError(f"{path}: expected an htdemucs that has vocals; got {reason}; download the file again") from error
         self._device = device
         self.sample_rate = int(self._model.samplerate)
         self.identity = f"htdemucs:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
@@ -108,16 +113,21 @@ class Demucs:
 
     @staticmethod
     def _refuse_other_models(path: Path) -> None:
-        """Check the class named in the file before demucs imports it: a weights file must not choose code to run."""
+        """Check the class named in the file before demucs imports it: a weights file must not choose code to run.
+
+        A `structure`, which demucs writes for quantized models alone, can name further classes.
+        """
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(str(path), framework="pt") as file:
-                named = (file.metadata() or {}).get("klass")
+                metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: expected safetensors of htdemucs; got {error}; download the file again") from error
-        if named != "demucs.htdemucs.HTDemucs":
-            raise ValueError(f"{path}: expected an htdemucs model; got {named!r}; use {Demucs.REPOSITORY}/{Demucs.FILE}")
+        named = metadata.get("klass")
+        if named != "demucs.htdemucs.HTDemucs" or "structure" in metadata:
+            kind = "a quantized one" if "structure" in metadata else repr(named)
+            raise ValueError(f"{path}: expected an htdemucs model; got {kind}; use {Demucs.REPOSITORY}/{Demucs.FILE}")
 
     def vocals(self, mixture: np.ndarray) -> np.ndarray:
         """Estimate the vocals (2, n) in a mixture (2, n); the level is normalised within the window, as Demucs expects."""
@@ -128,7 +138,7 @@ class Demucs:
         mean, std = wave.mean(), wave.mean(0).std() + 1e-8
         # shifts=0: the default shift is random.
         stems = apply_model(self._model, ((wave - mean) / std)[None], shifts=0, split=True, overlap=0.25)[0]
-        return (stems[self._model.sources.index("vocals")] * std + mean).cpu().numpy()
+        return (stems[self._vocals] * std + mean).cpu().numpy()
 
 
 def make_separator(name: str, weights: str | Path | None = None, device: str = "cpu") -> Separator | None:

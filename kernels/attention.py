@@ -2,14 +2,29 @@
 
     attention(q, k, v (B, S, H, D), lengths (B,) | None, scale | None) -> (B, S, H, D)
 
-Frames at and beyond `lengths[b]` are neither attended to nor answered: their output is zero.
+Frames at and beyond `lengths[b]` are neither attended to nor answered: their output is zero. No backend builds a mask tensor:
+any mask switches the fast paths of scaled_dot_product_attention off, and cuDNN's backward is wrong with one
+(pytorch/pytorch#196678). Ragged batches are packed without waiting for the device, or run length by length.
+
+The order, from public measurements on each architecture (transformers #48163; the FlashAttention papers):
+
+    sm_100  FlashAttention 4, cuDNN, SDPA            sm_80, 86, 89, 120  FlashAttention 2, SDPA, xformers
+    sm_90   FlashAttention 3, cuDNN, FlashAttention 2, SDPA             others and CPU       SDPA
+
+float32 is never narrowed: it goes to SDPA.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .dispatch import Op
 
@@ -20,11 +35,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, sc
 
     Args:
         q, k, v: (B, S, H, D) of one floating dtype.
-        lengths: (B,) int64 valid frames of each item, at least 1; None if all S are.
+        lengths: (B,) integers, valid frames of each item, 1 to S; None if all S are.
         scale: factor of the logits; 1 / sqrt(D) by default.
 
     Returns:
         (B, S, H, D) of the same dtype, computed in float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: if shapes, dtypes or devices differ, or lengths are no (B,) integers.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     logits = torch.einsum("bshd,bthd->bhst", q.to(wide), k.to(wide)) * (q.shape[-1] ** -0.5 if scale is None else scale)
@@ -32,14 +50,177 @@ def attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, sc
         valid = torch.arange(q.shape[1], device=q.device) < lengths[:, None]  # (B, S)
         logits = logits.masked_fill(~valid[:, None, None], -torch.inf)
     out = torch.einsum("bhst,bthd->bshd", logits.softmax(-1), v.to(wide)).to(q.dtype)
-    return out if lengths is None else out * valid[:, :, None, None]
+    return out if lengths is None else out.masked_fill(~valid[:, :, None, None], 0)
+
+
+@attention.checked
+def _check(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> None:
+    if q.ndim != 4 or q.shape != k.shape or q.shape != v.shape:
+        raise ValueError(
+            f"attention: expected q, k and v of one shape (B, S, H, D); got {tuple(q.shape)}, {tuple(k.shape)}, "
+            f"{tuple(v.shape)}; reshape them"
+        )
+    if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
+        raise ValueError(
+            f"attention: expected one floating dtype and device; got {q.dtype} {q.device}, {k.dtype} {k.device}, "
+            f"{v.dtype} {v.device}; convert them"
+        )
+    if lengths is not None and (lengths.shape != q.shape[:1] or lengths.is_floating_point() or lengths.device != q.device):
+        raise ValueError(
+            f"attention: expected lengths ({len(q)},) integers on {q.device}; got {tuple(lengths.shape)} {lengths.dtype} "
+            f"on {lengths.device}; pass one length an item"
+        )
+
+
+@functools.cache
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is absent
+        return False
+
+
+@functools.cache
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def _why_not_tensor_cores(q: Tensor, majors: tuple[int, ...]) -> str | None:
+    """Why a GPU backend for half precision cannot take these tensors; `majors` are the architectures it is first for."""
+    if q.device.type != "cuda":
+        return f"needs CUDA tensors; got {q.device.type}"
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        return f"needs float16 or bfloat16; got {str(q.dtype).removeprefix('torch.')}, which is never narrowed"
+    if q.shape[-1] % 8 or q.shape[-1] > 256:
+        return f"needs a head width that is a multiple of 8, at most 256; got {q.shape[-1]}"
+    major = torch.cuda.get_device_capability(q.device)[0]
+    if major not in majors:
+        return f"needs an architecture of sm_{', sm_'.join(f'{m}x' for m in majors)}; got sm_{major}x"
+    return None
+
+
+def _why_not_flash(q: Tensor, majors: tuple[int, ...], module: str) -> str | None:
+    return _why_not_tensor_cores(q, majors) or (None if _installed(module) else f"needs the package {module}; not installed")
+
+
+def _why_not_flash4(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
+    return _why_not_flash(q, (10,), "flash_attn.cute")
+
+
+@attention.register("flash4", unless=_why_not_flash4)
+def _flash4(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
+    return _flash(_module("flash_attn.cute"), q, k, v, lengths, scale)
+
+
+def _why_not_flash3(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
+    return _why_not_flash(q, (9,), "flash_attn_interface")
+
+
+@attention.register("flash3", unless=_why_not_flash3)
+def _flash3(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
+    return _flash(_module("flash_attn_interface"), q, k, v, lengths, scale)
+
+
+def _why_not_cudnn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
+    reason = _why_not_tensor_cores(q, (9, 10))
+    if reason or lengths is not None:
+        return reason or "needs a batch without lengths"
+    heads_first = [x.transpose(1, 2) for x in (q, k, v)]
+    parameters = torch.backends.cuda.SDPAParams(*heads_first, None, 0.0, False, False)
+    fits = torch.backends.cuda.can_use_cudnn_attention(parameters)
+    return None if fits else "needs shapes that cuDNN supports; it refuses these"
+
+
+@attention.register("cudnn", unless=_why_not_cudnn)
+def _cudnn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return _sdpa_dense(q, k, v, scale)
+
+
+def _why_not_flash2(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
+    return _why_not_flash(q, (8, 9, 12), "flash_attn")
+
+
+@attention.register("flash2", unless=_why_not_flash2)
+def _flash2(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
+    return _flash(_module("flash_attn"), q, k, v, lengths, scale)
 
 
 def _why_not_sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
-    return None if lengths is None else "needs a batch without lengths (a mask tensor would switch its fast paths off)"
+    if lengths is None:
+        return None
+    if torch.compiler.is_compiling():
+        return "needs to run eagerly, because it reads the lengths"
+    if q.device.type == "cuda" and _why_not_xformers(q, k, v, lengths, scale) is None:
+        return "runs length by length; xformers takes a ragged batch at once"
+    return None
 
 
 @attention.register("sdpa", unless=_why_not_sdpa)
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
+    if lengths is None:
+        return _sdpa_dense(q, k, v, scale)
+    out = torch.zeros_like(q)
+    for length in lengths.unique().tolist():  # items of one length together, none of them masked
+        rows = (lengths == length).nonzero()[:, 0]
+        alike = _sdpa_dense(*(x[rows, :length] for x in (q, k, v)), scale)
+        out = out.index_put((rows,), F.pad(alike, (0, 0, 0, 0, 0, q.shape[1] - length)))
+    return out
+
+
+def _why_not_xformers(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
+    reason = _why_not_tensor_cores(q, (8, 9, 12))
+    if reason or not _installed("xformers"):
+        return reason or "needs the package xformers; not installed"
+    fmha = _module("xformers.ops.fmha")
+    reasons = fmha.cutlass.FwOp.not_supported_reasons(fmha.Inputs(query=q, key=k, value=v))
+    return f"needs what its CUTLASS kernel supports; {'; '.join(reasons)}" if reasons else None
+
+
+@attention.register("xformers", unless=_why_not_xformers)
+def _xformers(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
+    fmha = _module("xformers.ops.fmha")
+    if lengths is None:
+        return fmha.memory_efficient_attention(q, k, v, scale=scale)
+    sizes = lengths.tolist()
+    bias = fmha.attn_bias.BlockDiagonalMask.from_seqlens(sizes)
+    flat = [torch.cat([item[:size] for item, size in zip(x, sizes, strict=True)])[None] for x in (q, k, v)]
+    packed = fmha.memory_efficient_attention(*flat, attn_bias=bias, scale=scale)[0]
+    return torch.stack([F.pad(item, (0, 0, 0, 0, 0, q.shape[1] - len(item))) for item in packed.split(sizes)])
+
+
+def _sdpa_dense(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+
+
+def _flash(module: ModuleType, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float | None) -> Tensor:
+    """Call FlashAttention 2, 3 or 4: dense, or packed by cumulated lengths.
+
+    The packed tensors keep B * S rows, of which only the first sum(lengths) are described by the cumulated lengths, and the
+    longest item is said to have S frames: so nothing waits for the device to tell the lengths.
+    """
+    if lengths is None:
+        return _first(module.flash_attn_func(q, k, v, softmax_scale=scale))
+    batch, size = q.shape[:2]
+    ends = lengths.to(torch.int32).cumsum(0, dtype=torch.int32)
+    bounds = F.pad(ends, (1, 0))  # (B + 1,)
+    row = torch.arange(batch * size, device=q.device)
+    item = torch.searchsorted(ends, row, right=True).clamp(max=batch - 1)
+    source = (item * size + row - bounds[item]).clamp(max=batch * size - 1)
+    # Rows behind the last item are zero, and so is the gradient that comes back for them: the kernels leave it unwritten.
+    beyond = (row >= ends[-1])[:, None, None]
+    packed = _first(
+        module.flash_attn_varlen_func(
+            *(x.flatten(0, 1)[source].masked_fill(beyond, 0) for x in (q, k, v)),
+            cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=size, max_seqlen_k=size, softmax_scale=scale,
+        )
+    )  # fmt: skip
+    frame = torch.arange(size, device=q.device)
+    back = (bounds[:-1, None] + frame).clamp(max=batch * size - 1)  # (B, S)
+    return packed[back].masked_fill((frame >= lengths[:, None])[:, :, None, None], 0)
+
+
+def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Take the output alone: some versions also return the log-sum-exp."""
+    return out[0] if isinstance(out, tuple) else out

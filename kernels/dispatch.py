@@ -26,7 +26,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-BACKENDS = ("cuda", "triton", "flash", "cudnn", "xformers", "sdpa", "cpu", "numba", "reference")
+BACKENDS = (
+    "cuda", "triton", "flash4", "flash3", "flash2", "cudnn", "xformers", "sdpa", "cpu", "numba", "reference",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,11 @@ class Op:
         self.name = reference.__name__
         self.reference = reference
         self._backends: list[Backend] = []
+        self._check: Callable[..., None] | None = None
 
     def __call__(self, *args, **kwargs):
+        if self._check is not None:
+            self._check(*args, **kwargs)
         for backend in self._backends:
             if (_allowed is None or backend.name in _allowed) and backend.unless(*args, **kwargs) is None:
                 return backend.function(*args, **kwargs)
@@ -114,6 +119,11 @@ class Op:
 
         return decorate
 
+    def checked(self, check: Callable[..., None]) -> Callable[..., None]:
+        """Let `check`, which takes the op's arguments, refuse bad ones (ValueError) before any backend is asked."""
+        self._check = check
+        return check
+
     @property
     def backends(self) -> tuple[str, ...]:
         """Names of the backends in the order in which they are asked, the reference last."""
@@ -135,6 +145,8 @@ class Op:
         Raises:
             ValueError: if it does not exist or refuses these arguments, with its reason.
         """
+        if self._check is not None:
+            self._check(*args, **kwargs)
         if backend == "reference":
             return self.reference(*args, **kwargs)
         for candidate in self._backends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ class SongStream:
         rate, song = self.source_rate, self._song
         skip, count = round(song.start * rate), None if song.duration is None else round(song.duration * rate)
         sources = [_segment(reader, skip, count) for reader in self._readers]
-        for parts in _side_by_side(sources, round(_LENGTH_TOLERANCE_S * rate), song.source):
+        channels = [reader.info.channels for reader in self._readers]
+        for parts in _side_by_side(sources, channels, round(_LENGTH_TOLERANCE_S * rate), song.source):
             check.push(*parts)
             self.num_samples += parts[0].shape[1]
             yield parts
@@ -91,8 +93,8 @@ class SongStream:
         if cached and cached.is_file():
             for _ in mixtures:  # the source is still read to its end and checked
                 pass
-            for block in soundfile.blocks(cached, blocksize=self.sample_rate, dtype="float32", always_2d=True):
-                yield block[:, 0], block[:, 1]
+            with open_audio(cached) as reader:
+                yield from reader.blocks()
             return
         stereo = _resample_stereo(mixtures, self.source_rate, self.sample_rate)
         pairs = ((to_mono(v), to_mono(a)) for v, a in separate(stereo, self._separator))
@@ -101,7 +103,7 @@ class SongStream:
     def _cache_path(self) -> Path | None:
         if self._policy.cache is None:
             return None
-        segment = f"{self._song.start:g}-{self._song.duration or 'end'}"
+        segment = f"{self._song.start}-{'end' if self._song.duration is None else self._song.duration}"
         name = f"{file_sha256(self._readers[0].path)}_{self._separator.identity}_{segment}.wav"
         return self._policy.cache / name.replace(":", "-")
 
@@ -146,12 +148,13 @@ def _segment(reader: AudioReader, skip: int, count: int | None) -> Iterator[np.n
             return
         start = stop
     if (end or skip) > start:
-        raise AudioError(
-            "validate", "truncated", f"{reader.path}: expected a segment up to sample {end or skip}; got {start}; correct start and duration"
-        )
+        found = f"expected a segment up to sample {end or skip}; got {start}"
+        raise AudioError("validate", "truncated", f"{reader.path}: {found}; correct start and duration")
 
 
-def _side_by_side(sources: list[Iterator[np.ndarray]], tolerance: int, name: str) -> Iterator[tuple[np.ndarray, ...]]:
+def _side_by_side(
+    sources: list[Iterator[np.ndarray]], channels: list[int], tolerance: int, name: str
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Cut several streams into blocks of equal length; the shorter ones end in silence, up to `tolerance` samples."""
     held: list[np.ndarray | None] = [None] * len(sources)
     missing = [0] * len(sources)
@@ -170,7 +173,10 @@ def _side_by_side(sources: list[Iterator[np.ndarray]], tolerance: int, name: str
                 f"{name}: expected stems of one length; got one that ends more than {_LENGTH_TOLERANCE_S} s before another; "
                 "check the pair",
             )  # fmt: skip
-        yield tuple(np.zeros((1, size), np.float32) if block is None else block[:, :size] for block in held)
+        yield tuple(
+            np.zeros((count, size), np.float32) if block is None else block[:, :size]
+            for block, count in zip(held, channels, strict=True)
+        )
         held = [block if block is None else block[:, size:] for block in held]
 
 
@@ -188,12 +194,15 @@ def _write_through(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pass separated stems on while writing them, float32 and so without loss, to a file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp.wav")
+    # Workers that come upon the same song write files of their own. RF64, as a wav ends at 4 GB, three hours of two stems.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.wav")
     try:
-        with soundfile.SoundFile(temporary, "w", sample_rate, 2, "FLOAT") as file:
+        with soundfile.SoundFile(temporary, "w", sample_rate, 2, "FLOAT", format="RF64") as file:
             for pair in pairs:
                 file.write(np.stack(pair, axis=1))
                 yield pair
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
