@@ -206,6 +206,8 @@ def _open_pyav(path: Path, stream: int) -> Iterator[AudioReader]:
             stated = chosen.duration and chosen.duration * chosen.time_base  # Matroska leaves it to the container
             samples = round((stated or Fraction(container.duration or 0, av.time_base)) * (chosen.rate or 0)) or None
         info = _read_info(path, chosen.rate, chosen.codec_context.layout.nb_channels, samples, False, "pyav")
+        if chosen.codec_context.name == "flac":  # FFmpeg looks at the checksums of its frames only when told to
+            chosen.codec_context.options = {"err_detect": "crccheck+explode"}
         yield AudioReader(info, path, _pyav_blocks(container, chosen, info, path))
 
 

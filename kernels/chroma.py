@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import native
 from .dispatch import Op
-from .spectrum import _window, num_frames, power_spectrum
+from .spectrum import hann_window, num_frames, power_spectrum
 
 NUM_PITCH_CLASSES = 12
 
@@ -62,6 +62,7 @@ def chroma(wave: Tensor, spec: ChromaSpec, lengths: Tensor | None = None) -> Ten
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept must serve training, too
 def chroma_filter_bank(spec: ChromaSpec) -> Tensor:
     """Build the pitch-class filters, (n_fft // 2 + 1, 12) float64 on the CPU."""
     n = NUM_PITCH_CLASSES
@@ -93,7 +94,7 @@ def _native_chroma(
     wave: Tensor, lengths: Tensor | None, sample_rate: int, n_fft: int, win_length: int, hop_length: int, tuning: float,
     normalize: bool,
 ) -> Tensor:
-    window = _window(n_fft, win_length, torch.float32, wave.device)
+    window = hann_window(n_fft, win_length, torch.float32, wave.device)
     bank = _float_bank(ChromaSpec(sample_rate, n_fft, win_length, hop_length, tuning, normalize))
     _, out = native.mel_chroma(
         wave, window, hop_length, lengths=lengths, chroma_bank=bank, normalize_chroma=normalize
@@ -109,5 +110,6 @@ def _(
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept must serve training, too
 def _float_bank(spec: ChromaSpec) -> Tensor:
     return chroma_filter_bank(spec).float()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import native
 from .dispatch import Op
-from .spectrum import _window, num_frames, power_spectrum
+from .spectrum import hann_window, num_frames, power_spectrum
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def log_mel(wave: Tensor, spec: MelSpec, lengths: Tensor | None = None) -> Tenso
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept must serve training, too
 def mel_filter_bank(spec: MelSpec) -> Tensor:
     """Build the triangular filters, (n_fft // 2 + 1, F) float64 on the CPU.
 
@@ -119,7 +120,7 @@ def _native_log_mel(
     f_min: float, f_max: float | None, power: float, scale: str, norm: str | None, log: str, floor: float,
 ) -> Tensor:
     spec = MelSpec(sample_rate, n_fft, win_length, hop_length, n_mels, f_min, f_max, power, scale, norm, log, floor)
-    window = _window(n_fft, win_length, torch.float32, wave.device)
+    window = hann_window(n_fft, win_length, torch.float32, wave.device)
     mel, _ = native.mel_chroma(
         wave, window, hop_length, power=int(power), lengths=lengths, mel_bands=_bands(spec), log=log, floor=floor
     )
@@ -135,5 +136,6 @@ def _(
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept must serve training, too
 def _bands(spec: MelSpec) -> native.Bands:
     return native.bands(mel_filter_bank(spec))

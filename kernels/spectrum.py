@@ -36,7 +36,7 @@ def power_spectrum(
     size = lengths[:, None] if lengths is not None else wave.shape[1]
     source = torch.arange(-(n_fft // 2), wave.shape[1] + n_fft // 2, device=wave.device)
     padded = wave.gather(1, reflect(source, size).expand(len(wave), -1))
-    frames = padded.unfold(1, n_fft, hop_length) * _window(n_fft, win_length, wave.dtype, wave.device)  # (B, T, n_fft)
+    frames = padded.unfold(1, n_fft, hop_length) * hann_window(n_fft, win_length, wave.dtype, wave.device)  # (B, T, n_fft)
     spectrum = torch.fft.rfft(frames)
     out = spectrum.real.square() + spectrum.imag.square()
     out = out if power == 2 else out.pow(power / 2)
@@ -54,7 +54,9 @@ def reflect(index: Tensor, size: int | Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _window(n_fft: int, win_length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+@torch.inference_mode(False)  # what is kept must serve training, too
+def hann_window(n_fft: int, win_length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Make the periodic Hann window, centred in (n_fft,)."""
     window = torch.hann_window(win_length, dtype=torch.float64)
     left = (n_fft - win_length) // 2
     return torch.nn.functional.pad(window, (left, n_fft - win_length - left)).to(device, dtype)

@@ -51,20 +51,21 @@ def tokenizer() -> duotok.DuoTok:
 
 
 @pytest.fixture(scope="session")
-def spread_tokenizer(real_song: tuple[np.ndarray, np.ndarray, int]) -> duotok.DuoTok:
+def spread_tokenizer(long_song: tuple[np.ndarray, np.ndarray, int]) -> duotok.DuoTok:
     """A tiny tokenizer whose codes spread over real music, so that equality of codes is a sharp test.
 
     Random weights map nearly everything to a few codes. Here each branch's projection is the whitening of its input over
-    the excerpt, and the codes are standard normal.
+    the long song, and the codes are standard normal.
     """
     tok = duotok.DuoTok.from_config("tiny/tokenizer", seed=1)
     seen: list[torch.Tensor] = []
     handle = tok.model.trunk.front.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
-    tok.encode(real_song[0], real_song[1], real_song[2])
+    tok.encode(*long_song)
     handle.remove()
     generator = torch.Generator().manual_seed(2)
-    for branch, hidden in zip(tok.model.trunk.bottleneck.branches, seen, strict=True):
-        features = hidden[0, 62:215].double()  # the frames of the 6 s of music
+    half = len(seen) // 2  # all windows of the vocals, then all of the accompaniment
+    for branch, windows in zip(tok.model.trunk.bottleneck.branches, (seen[:half], seen[half:]), strict=True):
+        features = torch.cat(windows, dim=1)[0].double()
         centred = features - features.mean(0)
         _, scale, directions = torch.linalg.svd(centred, full_matrices=False)
         whiten = directions[:16] / scale[:16, None] * len(features) ** 0.5

@@ -22,7 +22,7 @@ def alone(spread_tokenizer, long_song) -> torch.Tensor:
 def test_codes_of_the_test_song_are_diverse(alone, long_song):
     """Otherwise the equalities below would say little."""
     assert alone.shape == (2, 110 * 25)
-    assert all(len(track.unique()) > 1000 for track in alone)
+    assert all(len(track.unique()) > 500 for track in alone)
 
 
 def test_batch_neighbours_do_not_matter(spread_tokenizer, long_song, alone):

@@ -91,3 +91,12 @@ def test_reflection_folds_any_position():
     assert reflect(index, 1).tolist() == [0] * 16
     ours = reflect(torch.arange(-3, 8), 5)
     assert ours.tolist() == np.pad(np.arange(5), 3, mode="reflect").tolist()
+
+
+def test_tables_made_in_inference_mode_serve_training():
+    spec = MelSpec(n_mels=17, win_length=1999)
+    with torch.inference_mode():
+        log_mel.reference(torch.randn(1, 3000), spec)
+    wave = torch.randn(1, 3000, requires_grad=True)
+    log_mel.reference(wave, spec).sum().backward()
+    assert wave.grad.abs().sum() > 0
