@@ -25,3 +25,10 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["torch"] = torch.__version__
     machine_info["torch_threads"] = torch.get_num_threads()
     machine_info["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list, output_json: dict) -> None:
+    """Keep the statistics and drop every single round, and what git knows better."""
+    output_json.pop("commit_info", None)
+    for row in output_json["benchmarks"]:
+        row["stats"].pop("data", None)

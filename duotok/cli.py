@@ -10,13 +10,16 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from .corpus.store import RunReport
 
 app = typer.Typer(
     help="Dual-track semantic music tokenizer: vocals and accompaniment become two streams of 25 codes a second.",
@@ -33,7 +36,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("DUOTOK_DEBUG"):
             raise
-        _err.print(f"error: {escape(' '.join(str(error).split()))}")
+        _err.print(f"error: {_line(error)}")
         sys.exit(1 if isinstance(error, OSError) else 2)
 
 
@@ -74,19 +77,25 @@ def tokenize(
 
 
 def _report(run: Path) -> None:
-    from .corpus.store import read_failures, verify
+    from .corpus.store import read_failures, summarize
 
-    report = verify(run)
+    report = summarize(run)
     for failure in read_failures(run):
-        _err.print(
-            f"refused: {escape(failure['source'])}: {failure['stage']}: {failure['reason']}: {escape(failure['message'])}"
-        )
-    _out.print(
-        f"{report.num_songs} songs, {report.hours:.4f} hours, {report.num_codes} codes in {escape(str(run / 'data'))}; "
-        f"{report.num_failed} refused"
-    )
+        song = f"{failure['source']}: {failure['stage']}: {failure['reason']}: {failure['message']}"
+        _err.print(f"refused: {_line(song)}")
+    _out.print(f"{_totals(report)} in {_line(run / 'data')}")
     if report.num_failed:
         raise typer.Exit(3)
+
+
+def _totals(report: RunReport) -> str:
+    songs = "1 song" if report.num_songs == 1 else f"{report.num_songs} songs"
+    return f"{songs}, {report.hours:.4f} hours of audio, {report.num_codes} codes, {report.num_failed} refused"
+
+
+def _line(text: object) -> str:
+    """Make one printable line of anything: song names and messages are not ours."""
+    return escape("".join(char if char.isprintable() else " " for char in " ".join(str(text).split())))
 
 
 class _SongProgress:
@@ -121,11 +130,8 @@ def verify(run: Annotated[Path, typer.Argument(help="Folder that tokenize wrote.
 
     report = check(run)
     for problem in report.problems:
-        _err.print(f"problem: {escape(problem)}")
-    _out.print(
-        f"{report.num_songs} songs, {report.hours:.4f} hours, {report.num_codes} codes; {report.num_failed} refused, "
-        f"{report.num_missing} missing; {len(report.problems)} problems"
-    )
+        _err.print(f"problem: {_line(problem)}")
+    _out.print(f"{_totals(report)}, {report.num_missing} missing, {len(report.problems)} problems")
     if report.problems:
         raise typer.Exit(1)
 

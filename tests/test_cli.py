@@ -35,7 +35,7 @@ def test_first_command_of_the_readme_on_the_real_song(tmp_path, stem_file):
     assert found.stdout.strip() == str(stem_file)
     done = duotok("tokenize", found.stdout.strip(), "-o", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "1 songs" in done.stdout and "306 codes" in done.stdout and "0 refused" in done.stdout
+    assert "1 song," in done.stdout and "306 codes" in done.stdout and "0 refused" in done.stdout
     assert "untrained" in done.stderr and "x real time" in done.stderr
     checked = duotok("verify", tmp_path / "run")
     assert checked.returncode == 0 and "0 problems" in checked.stdout

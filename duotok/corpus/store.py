@@ -75,7 +75,8 @@ def write_unit(run: Path, unit: int, outcome: UnitOutcome, metadata: dict[str, A
     done = {
         "ok": len(outcome.rows),
         "failed": len(outcome.failures),
-        "seconds": sum(row["duration"] for row in outcome.rows),
+        "hours": sum(row["duration"] for row in outcome.rows) / 3600,
+        "codes": sum(2 * row["n_frames"] for row in outcome.rows),
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
     }
     write_atomically(_done_path(run, unit), (json.dumps(done) + "\n").encode())
@@ -94,13 +95,13 @@ def read_failures(run: Path) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class RunReport:
-    """What `verify` found.
+    """What a run holds, as `summarize` reads it from the notes of its units, or `verify` from every row.
 
     Attributes:
         num_songs, num_failed, num_missing: planned songs in data/, in failed/, and in neither.
         hours: of audio.
         num_codes: of both tracks.
-        problems: one sentence each; empty for a sound run.
+        problems: one sentence each; empty for a sound run, and always from `summarize`.
     """
 
     num_songs: int = 0
@@ -109,6 +110,24 @@ class RunReport:
     hours: float = 0.0
     num_codes: int = 0
     problems: list[str] = field(default_factory=list)
+
+
+def summarize(run: Path) -> RunReport:
+    """Add up what the finished units of a run noted when they were committed.
+
+    Raises:
+        PlanError: if the folder is no run.
+    """
+    report = RunReport()
+    plan = read_plan(run)
+    for unit in filter(lambda unit: is_done(run, unit), range(plan.num_units)):
+        done = json.loads(_done_path(run, unit).read_text(encoding="utf-8"))
+        report.num_songs += done["ok"]
+        report.num_failed += done["failed"]
+        report.hours += done["hours"]
+        report.num_codes += done["codes"]
+    report.num_missing = plan.num_songs - report.num_songs - report.num_failed
+    return report
 
 
 def verify(run: Path) -> RunReport:

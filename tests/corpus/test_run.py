@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -17,7 +18,7 @@ import torch
 from duotok.corpus import launch, store
 from duotok.corpus.launch import Setup, run_plan
 from duotok.corpus.plan import collect, make_plan
-from duotok.corpus.store import SCHEMA, verify
+from duotok.corpus.store import SCHEMA, summarize, verify
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,8 @@ def test_a_stopped_run_goes_on_where_it_was(run, songs, tmp_path, monkeypatch):
 
 def test_verify_is_content_with_a_sound_run(run):
     report = verify(run)
+    assert replace(summarize(run), hours=report.hours) == report
+    assert summarize(run).hours == pytest.approx(report.hours)
     assert report.problems == []
     assert (report.num_songs, report.num_failed, report.num_missing) == (4, 0, 0)
     assert report.hours == pytest.approx((6 + 3 + 2.5 + 2) / 3600)
