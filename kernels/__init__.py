@@ -13,12 +13,14 @@ from .attention import attention
 from .chroma import ChromaSpec, chroma
 from .dispatch import BACKENDS, Op, use_backends
 from .log_mel import MelSpec, log_mel
-from .modulate import modulate
+from .modulate import gated_residual, modulate
 from .nearest_code import PreparedCodebook, nearest_code, prepare
 from .replace_noise import replace_noise
 from .simvq_loss import SimVQOutput, simvq_loss
 
-OPS: dict[str, Op] = {op.name: op for op in (log_mel, chroma, attention, replace_noise, nearest_code, simvq_loss, modulate)}
+OPS: dict[str, Op] = {
+    op.name: op for op in (log_mel, chroma, attention, replace_noise, nearest_code, simvq_loss, modulate, gated_residual)
+}
 
 
 def explain(op: str, *args, **kwargs) -> dict[str, str | None]:
@@ -43,6 +45,7 @@ __all__ = [
     "attention",
     "chroma",
     "explain",
+    "gated_residual",
     "log_mel",
     "modulate",
     "nearest_code",

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 from types import ModuleType
 
 import torch
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .available import installed
 from .dispatch import Op
 
 
@@ -73,14 +73,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale
 
 
 @functools.cache
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent package is absent
-        return False
-
-
-@functools.cache
 def _module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
@@ -100,7 +92,7 @@ def _why_not_tensor_cores(q: Tensor, majors: tuple[int, ...]) -> str | None:
 
 
 def _why_not_flash(q: Tensor, majors: tuple[int, ...], module: str) -> str | None:
-    return _why_not_tensor_cores(q, majors) or (None if _installed(module) else f"needs the package {module}; not installed")
+    return _why_not_tensor_cores(q, majors) or (None if installed(module) else f"needs the package {module}; not installed")
 
 
 def _why_not_flash4(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
@@ -170,7 +162,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale:
 
 def _why_not_xformers(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
     reason = _why_not_tensor_cores(q, (8, 9, 12))
-    if reason or not _installed("xformers"):
+    if reason or not installed("xformers"):
         return reason or "needs the package xformers; not installed"
     fmha = _module("xformers.ops.fmha")
     reasons = fmha.cutlass.FwOp.not_supported_reasons(fmha.Inputs(query=q, key=k, value=v))

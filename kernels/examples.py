@@ -33,6 +33,7 @@ def small(op: str, device: str = "cpu") -> tuple:
         ),
         "attention": lambda: tuple(heads),
         "modulate": lambda: tuple(_normal(*s, device=device) for s in ((2, 19, 24), (2, 24), (2, 24))),
+        "gated_residual": lambda: tuple(_normal(*s, device=device) for s in ((2, 19, 24), (2, 19, 24), (2, 24))),
     }[op]()
 
 
@@ -55,4 +56,5 @@ def real(op: str, device: str = "cpu") -> tuple:
         ),
         "attention": lambda: tuple(_normal(1, 750, 16, 64, device=device) for _ in range(3)),
         "modulate": lambda: tuple(_normal(*s, device=device) for s in ((4, 750, 1536), (4, 1536), (4, 1536))),
+        "gated_residual": lambda: tuple(_normal(*s, device=device) for s in ((4, 750, 1536), (4, 750, 1536), (4, 1536))),
     }[op]()

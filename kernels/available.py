@@ -1,0 +1,55 @@
+"""What a twin of an op needs in order to run at all, said in sentences.
+
+    why_not_triton(x, seed) -> None or, for example, "needs a CUDA tensor; got cpu"
+    why_not_numba(x) -> None or, for example, "needs numba; it is not installed"
+
+Triton and numba are found without being imported: a twin's module imports them when it first runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+
+@torch.compiler.assume_constant_result
+def interpreting() -> bool:
+    """Say whether Triton kernels run on the CPU, one operation at a time (TRITON_INTERPRET=1): for tests alone."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@torch.compiler.assume_constant_result
+def installed(package: str) -> bool:
+    """Say whether the package can be imported, without importing it."""
+    if package not in _found:
+        try:
+            _found[package] = importlib.util.find_spec(package) is not None
+        except ModuleNotFoundError:  # the package that should hold it is absent
+            _found[package] = False
+    return _found[package]
+
+
+_found: dict[str, bool] = {}
+
+
+def why_not_triton(*tensors: Tensor | None) -> str | None:
+    """Say why a Triton kernel cannot take these tensors (of any shape; None is left out); None if it can."""
+    if not installed("triton"):
+        return "needs triton; it is not installed"
+    for tensor in tensors:
+        if tensor is not None and tensor.device.type != "cuda" and not interpreting():
+            return f"needs a CUDA tensor; got {tensor.device.type}"
+    return None
+
+
+def why_not_numba(*tensors: Tensor | None) -> str | None:
+    """Say why a numba function cannot take these tensors (of any shape; None is left out); None if it can."""
+    if not installed("numba"):
+        return "needs numba; it is not installed"
+    for tensor in tensors:
+        if tensor is not None and tensor.device.type != "cpu":
+            return f"needs a CPU tensor; got {tensor.device.type}"
+    return None

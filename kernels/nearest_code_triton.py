@@ -1,0 +1,394 @@
+"""The GPU twin of nearest_code: fp16 tensor cores propose groups of codes, float64 decides.
+
+    search(z (N, D), codes (K, D), form, fast) -> index (N,) int64, examined (N,) int32
+
+Three kernels: `_scale_rows` centres and scales z; `_coarse` writes the largest score of every group of 32 or 64 codes, at most
+G = K / 32 floats a row; `_decide` reads those and measures the groups that may hold the winner. The scores, N x K, never
+exist, and nothing depends on how rows and codes are split among programs.
+
+Scores. With every vector moved by the codebook's mean and scaled by powers of two (both leave the arg-min alone), the
+nearest code has the largest S = z.c - t |c|^2 / 2, where t is the row's own scale. The norm is 16 more columns of the
+product: |c|^2 / 2 < 2^15 in three fp16 parts, against t three times.
+
+Bound. |c| < 256 and |z_i| <= 8 after scaling. Rounding to fp16 changes an element by at most 2^-11 of it or 2^-25, so the
+product by (2^-10 + 2^-22) |z||c| + 2^-24 sqrt(P) (|z| + |c|) / 2 for P columns; the three parts of the norm leave 2^-33 of it
+and 2^-25. Centring in float32 adds 2^-23 of either. A tensor core adds with truncation; allowing 2^-22 of the magnitude
+|z||c| + t |c|^2 / 2 for each of P + 16 additions is four times what float32 rounding would give, and more than what was
+measured on V100 to H100 (Fasi et al., "Numerical behavior of NVIDIA tensor cores", 2021; Khattak and Mikaitis,
+arXiv 2509.07670). `_error` adds these up: |s - S| <= E(|c|), which grows with |c|.
+
+Proof that the winner is kept. Let m_g be a group's largest s and r_g its longest code. `lower` = max m_g - E(r_g) is a lower
+bound of the best S. The winner's group has m_g + E(r_g) >= S >= lower; all groups that do are measured: first in float32,
+direct differences with relative error below (D + 8) 2^-22, then every code within that of the least in float64, in the order
+of summation that nearest_code.py lays down. A row whose scale leaves fp16 has `lower` = -inf and sees the whole codebook.
+
+Sources of ideas: flash-kmeans (arXiv 2603.09229) streams tiles of codes past resident rows; that kernel tracks the index in
+the loop, at 8.6 instructions for each (row, code) pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .report import Compilable
+
+_NORMS = 16  # columns of the norm: three are used, a tensor core takes 16
+_WORKSPACE = 1 << 23  # group maxima in flight: 32 MB, which stays in the second-level cache of an H100
+_PROGRAMS = 264  # coarse programs that fill a GPU twice over (H100: 132 SMs); fewer rows split the codebook
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Block sizes of the coarse kernel.
+
+    Attributes:
+        columns: P, the width in fp16: a power of two up to 256, then a multiple of 64.
+        chunk: columns multiplied at a time.
+        rows, codes: of a block; codes / 4 are a group.
+        quad: whether a group is what one thread of a tensor-core tile holds of a row before Blackwell (columns 2q, 2q + 1
+            of every 8), so that a maximum needs no exchange between threads; else consecutive columns.
+        warps, stages: launch options.
+    """
+
+    columns: int
+    chunk: int
+    rows: int
+    codes: int
+    quad: bool
+    warps: int
+    stages: int
+
+    @property
+    def group(self) -> int:
+        """Codes in a group."""
+        return self.codes // 4
+
+
+def plan(width: int, capability: int) -> Plan:
+    """Choose the blocks for codes of a width on sm_`capability`."""
+    warpgroups = 90 <= capability < 120  # other chips have the small tensor-core instructions, most of them 99 KB of memory
+    resident = 256 if warpgroups else 128
+    columns = max(16, triton.next_power_of_2(width)) if width <= resident else -(-width // 64) * 64
+    chunk = columns if width <= resident else 64
+    if not warpgroups:
+        return Plan(columns, chunk, 128, 128, True, 4 if columns <= 64 else 8, 2 if chunk == 128 else 3)
+    quad = capability < 100  # Blackwell's tensor memory gives a thread a whole row
+    if chunk == 128 and quad:
+        return Plan(columns, chunk, 256, 128, quad, 8, 3)
+    if chunk == 256:
+        return Plan(columns, chunk, 128, 128, quad, 8, 2)
+    return Plan(columns, chunk, 128, 256, quad, 8, 2 if chunk == 128 else 3)
+
+
+def plan_for(codes: Tensor) -> Plan:
+    """Choose the blocks for codes (K, D) where they are; a CPU is the interpreter, which plays sm_90."""
+    capability = torch.cuda.get_device_capability(codes.device) if codes.is_cuda else (9, 0)
+    return plan(codes.shape[1], 10 * capability[0] + capability[1])
+
+
+def prepare_form(codes: Tensor) -> list[Tensor]:
+    """Prepare codes (K, D) float32: [frame (D + 1,), tiles (K', P) fp16, norms (K', 16) fp16, peak (K' / group,)].
+
+    K' fills the last tile with codes of infinite norm. The frame is the mean and, last, the power of two that brings the
+    longest centred code's length into [64, 256).
+    """
+    blocks = plan_for(codes)
+    (size, width), fill = codes.shape, -len(codes) % blocks.codes
+    mean = codes.mean(0)
+    centred = codes - mean
+    length = torch.linalg.vector_norm(centred.double(), dim=1).amax()
+    exponent = (7 - torch.frexp(length)[1]).clamp(-120, 120)
+    scale = torch.ldexp(torch.ones_like(mean[:1]), exponent)
+    centred = torch.nn.functional.pad(centred * scale, (0, blocks.columns - width, 0, fill))
+    squares = centred.double().square().sum(1)
+    half = torch.cat((-0.5 * squares[:size], squares.new_full((fill,), -torch.inf)))
+    norms = codes.new_zeros(size + fill, _NORMS, dtype=torch.float16)
+    for part in range(3):
+        norms[:, part] = half.half()
+        half = (half - norms[:, part].double()).where(half.isfinite(), 0.0)
+    peak = squares.sqrt().view(-1, blocks.group).amax(1).float()
+    return [torch.cat((mean, scale)), _tiled(centred.half(), blocks), _tiled(norms, blocks), peak]
+
+
+def _tiled(matrix: Tensor, blocks: Plan) -> Tensor:
+    """Order the rows of every tile so that a group of consecutive codes lies where one thread reduces it."""
+    if not blocks.quad:
+        return matrix.contiguous()
+    split = matrix.view(-1, 4, blocks.codes // 8, 2, matrix.shape[1])  # (tiles, quad lane, step of 8, 2, columns)
+    return split.transpose(1, 2).reshape(matrix.shape).contiguous()
+
+
+def search(z: Tensor, codes: Tensor, form: list[Tensor], fast: bool = False) -> tuple[Tensor, Tensor]:
+    """Find the nearest codes.
+
+    Args:
+        z: (N, D) float32, float16 or bfloat16, of any strides.
+        codes: (K, D) float32, contiguous.
+        form: what `prepare_form` made of the codes; empty: it is made now.
+        fast: look into the group of the best score only and compare in float32.
+
+    Returns:
+        (N,) int64 indices, and (N,) int32 how many groups were measured (1: the bound left no doubt).
+    """
+    index = torch.empty(len(z), dtype=torch.int64, device=z.device)
+    examined = torch.empty(len(z), dtype=torch.int32, device=z.device)
+    blocks, form = plan_for(codes), form or prepare_form(codes)
+    most = max(1, _WORKSPACE // len(form[3]) // blocks.rows) * blocks.rows
+    with torch.cuda.device_of(z):
+        for begin in range(0, len(z), most):
+            rows = slice(begin, begin + most)
+            _search_rows(z[rows], codes, form, blocks, fast, index[rows], examined[rows])
+    return index, examined
+
+
+def _search_rows(
+    z: Tensor, codes: Tensor, form: list[Tensor], blocks: Plan, fast: bool, index: Tensor, examined: Tensor
+) -> None:
+    """Search for rows whose group maxima fit the workspace, and write their `index` and `examined`."""
+    (count, width), (frame, tiles, norms, peak) = z.shape, form
+    programs, steps = -(-count // blocks.rows), len(tiles) // blocks.codes
+    padded, groups = programs * blocks.rows, len(peak)
+    rows = torch.empty(padded, blocks.columns, dtype=torch.float16, device=z.device)
+    row_norms = torch.empty(padded, _NORMS, dtype=torch.float16, device=z.device)
+    scale, length = torch.empty(2, padded, device=z.device)
+    best = torch.empty(padded, groups, device=z.device)
+    share = -(-steps // min(steps, -(-_PROGRAMS // programs)))
+    _scale_rows[(padded,)](
+        z, frame, rows, row_norms, scale, length, *z.stride(), count, width,
+        P=blocks.columns, VECTOR=triton.next_power_of_2(blocks.columns), num_warps=1,
+    )  # fmt: skip
+    _coarse[(programs, -(-steps // share))](
+        rows, row_norms, tiles, norms, best, groups, share, steps,
+        P=blocks.columns, CHUNK=blocks.chunk, ROWS=blocks.rows, CODES=blocks.codes, QUAD=blocks.quad,
+        num_warps=blocks.warps, num_stages=blocks.stages,
+    )  # fmt: skip
+    # No fused multiply-add: the exact distance has the same bits as on a CPU.
+    _decide[(count,)](
+        z, codes, frame, best, peak, scale, length, index, examined, *z.stride(), width, len(codes), groups,
+        P=blocks.columns, GROUP=blocks.group, FAST=fast, num_warps=2, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["count"])
+def _scale_rows(
+    z_ptr, frame_ptr, rows_ptr, norms_ptr, scale_ptr, length_ptr, stride_row, stride_column, count, width,
+    P: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """One row in fp16: scale t, or 0 if the row is out of range (its fp16 form is 0), or -1 if it is not finite."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, VECTOR)
+    inside = column < tl.where(row < count, width, 0)
+    z = tl.load(z_ptr + row * stride_row + column.to(tl.int64) * stride_column, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.load(frame_ptr + column, mask=inside, other=0.0)
+    finite = tl.max((tl.abs(z) < float("inf")).to(tl.int32) ^ 1, 0) == 0
+    x = (z - mean) * tl.load(frame_ptr + width)
+    fits = tl.max((tl.abs(x) < float("inf")).to(tl.int32) ^ 1, 0) == 0
+    largest = tl.max(tl.where(tl.abs(x) < float("inf"), tl.abs(x), 0.0), 0)
+    exponent = tl.maximum((largest.to(tl.int32, bitcast=True) >> 23) - 126, 3)  # largest < 2^exponent
+    fits = fits & (exponent <= 27)  # t >= 2^-24 is a number in fp16
+    t = tl.where(fits, ((130 - exponent) << 23).to(tl.float32, bitcast=True), 1.0)
+    x = tl.where(fits, x * t, 0.0)
+    tl.store(rows_ptr + row * P + column, x.to(tl.float16), mask=column < P)
+    part = tl.arange(0, 16)
+    tl.store(norms_ptr + row * 16 + part, tl.where(part < 3, t, 0.0).to(tl.float16))
+    tl.store(scale_ptr + row, tl.where(finite, tl.where(fits, t, 0.0), -1.0))
+    tl.store(length_ptr + row, tl.sqrt(tl.sum(x * x, 0)))
+
+
+@triton.jit(do_not_specialize=["share"])
+def _coarse(
+    rows_ptr, row_norms_ptr, codes_ptr, code_norms_ptr, best_ptr, groups, share, tiles,
+    P: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr, QUAD: tl.constexpr,
+):  # fmt: skip
+    """Largest score of every group of CODES / 4 codes for ROWS rows, over `share` tiles of codes. No mask: all is padded."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    first = tl.program_id(1) * share
+    code, depth, part, lane = tl.arange(0, CODES), tl.arange(0, CHUNK), tl.arange(0, 16), tl.arange(0, 4)
+    row_norms = tl.load(row_norms_ptr + row[:, None] * 16 + part[None, :])
+    row_pointers = rows_ptr + row[:, None] * P + depth[None, :]
+    if P == CHUNK:
+        rows = tl.load(row_pointers)
+    # Pointers that move with the tile: a thread then needs one of them, the rest are constants away.
+    start = first.to(tl.int64) * CODES
+    norm_pointers = code_norms_ptr + start * 16 + code[None, :] * 16 + part[:, None]
+    pointers = codes_ptr + start * P + code[None, :] * P + depth[:, None]
+    best_pointers = best_ptr + row[:, None] * groups + first * 4 + lane[None, :]
+    for _ in range(first, tl.minimum(first + share, tiles)):
+        scores = tl.dot(row_norms, tl.load(norm_pointers))
+        if P == CHUNK:
+            scores = tl.dot(rows, tl.load(pointers), scores)
+        else:
+            for chunk in range(0, P, CHUNK):
+                scores = tl.dot(tl.load(row_pointers + chunk), tl.load(pointers + chunk), scores)
+        if QUAD:
+            best = tl.max(tl.max(tl.reshape(scores, (ROWS, CODES // 8, 4, 2)), 3), 1)
+        else:
+            best = tl.max(tl.reshape(scores, (ROWS, 4, CODES // 4)), 2)
+        tl.store(best_pointers, best)
+        norm_pointers += CODES * 16
+        pointers += CODES * P
+        best_pointers += 4
+
+
+@triton.jit
+def _error(length, longest, scale, P: tl.constexpr):
+    """E of the module's docstring, for a row's length and scale and the longest code of a group."""
+    added: tl.constexpr = (P + 24) * 2.0**-22
+    rounded: tl.constexpr = 1.01 * 2.0**-10
+    tiny: tl.constexpr = 2.0**-24 * P**0.5
+    half = 0.5 * scale * longest * longest
+    return (rounded + added) * length * longest + added * half + tiny * (length + longest + 1.0)
+
+
+@triton.jit
+def _exact(z_ptr, code_ptr, stride_column, width):
+    """Squared distance in float64: 64 sums over columns 64 apart, folded in halves."""
+    lane = tl.arange(0, 64)
+    sums = tl.zeros((64,), tl.float64)
+    for start in range(0, width, 64):
+        column = start + lane
+        z = tl.load(z_ptr + column.to(tl.int64) * stride_column, mask=column < width, other=0.0).to(tl.float32).to(tl.float64)
+        difference = z - tl.load(code_ptr + column, mask=column < width, other=0.0).to(tl.float64)
+        sums += difference * difference
+    sums = tl.sum(tl.reshape(sums, (2, 32)), 0)
+    sums = tl.sum(tl.reshape(sums, (2, 16)), 0)
+    sums = tl.sum(tl.reshape(sums, (2, 8)), 0)
+    sums = tl.sum(tl.reshape(sums, (2, 4)), 0)
+    sums = tl.sum(tl.reshape(sums, (2, 2)), 0)
+    return tl.sum(sums, 0)
+
+
+@triton.jit
+def _decide(
+    z_ptr, codes_ptr, frame_ptr, best_ptr, peak_ptr, scale_ptr, length_ptr, index_ptr, examined_ptr,
+    stride_row, stride_column, width, size, groups,
+    P: tl.constexpr, GROUP: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """One row: measure the groups within the bound, in order, and keep the lowest of the nearest codes."""
+    row = tl.program_id(0).to(tl.int64)
+    z_ptr += row * stride_row
+    best_ptr += row * groups
+    scale, length = tl.load(scale_ptr + row), tl.load(length_ptr + row)
+    many = tl.arange(0, 512)
+    lower = tl.full((), float("-inf"), tl.float32)
+    for start in range(0, groups, 512):
+        here = start + many < groups
+        best = tl.load(best_ptr + start + many, mask=here, other=float("-inf"))
+        longest = tl.load(peak_ptr + start + many, mask=here, other=0.0)
+        if not FAST:
+            best -= _error(length, longest, scale, P)
+        lower = tl.maximum(lower, tl.max(best, 0))
+    if not FAST:
+        lower = tl.where(scale > 0, lower, float("-inf"))
+    lower = tl.where(scale < 0, float("inf"), lower)  # not finite: no group is measured
+
+    nearest, winner = tl.full((), float("inf"), tl.float32), tl.full((), 0, tl.int64)
+    least, examined = tl.full((), float("inf"), tl.float64), tl.full((), 0, tl.int32)
+    factor = tl.load(frame_ptr + width)
+    slack = 1.0 + (width + 8) * 2.0**-22
+    member, depth = tl.arange(0, GROUP), tl.arange(0, 32)
+    for start in range(0, groups, 512):
+        here = start + many < groups
+        best = tl.load(best_ptr + start + many, mask=here, other=float("-inf"))
+        longest = tl.load(peak_ptr + start + many, mask=here, other=0.0)
+        if not FAST:
+            best += _error(length, longest, scale, P)
+        open_ = (here & (best >= lower)).to(tl.int32)
+        left = tl.sum(open_, 0)
+        examined += left
+        while left > 0:
+            group = tl.min(tl.where(open_ > 0, many, 512), 0)
+            open_ = tl.where(many == group, 0, open_)
+            left -= 1
+            code = (start + group).to(tl.int64) * GROUP + member
+            distance = tl.zeros((GROUP,), tl.float32)
+            for column in range(0, width, 32):
+                inside = column + depth < width
+                z = tl.load(z_ptr + (column + depth).to(tl.int64) * stride_column, mask=inside, other=0.0).to(tl.float32)
+                pointer = codes_ptr + code[:, None] * width + (column + depth)[None, :]
+                c = tl.load(pointer, mask=inside[None, :] & (code < size)[:, None], other=0.0)
+                difference = (z[None, :] - c) * factor
+                distance += tl.sum(difference * difference, 1)
+            distance = tl.where(code < size, distance, float("inf"))
+            closest = tl.min(distance, 0)
+            if FAST:
+                winner = tl.where(closest < nearest, tl.min(tl.where(distance == closest, code, size), 0), winner)
+                nearest = tl.minimum(nearest, closest)
+            else:
+                nearest = tl.minimum(nearest, closest)
+                near = ((distance <= nearest * slack + 2.0**-110) & (code < size)).to(tl.int32)
+                candidates = tl.sum(near, 0)
+                while candidates > 0:
+                    offset = tl.min(tl.where(near > 0, member, GROUP), 0)
+                    near = tl.where(member == offset, 0, near)
+                    candidates -= 1
+                    one = (start + group).to(tl.int64) * GROUP + offset
+                    exact = _exact(z_ptr, codes_ptr + one * width, stride_column, width)
+                    winner = tl.where(exact < least, one, winner)  # codes come in order: an equal one has a higher index
+                    least = tl.minimum(least, exact)
+    tl.store(index_ptr + row, winner)
+    tl.store(examined_ptr + row, examined)
+
+
+def ahead_of_time() -> list[Compilable]:
+    """List the kernels for `duotok.kernels.report`: 65,536 rows, 32,768 codes; the budget is that of the coarse loop."""
+    rows, size = 65_536, 32_768
+    compilables = []
+    for capability in (80, 90, 100):
+        for width in (64, 128, 256, 512):
+            compilables.append(_coarse_compilable(rows, size, width, capability))
+        compilables.append(_decide_compilable(rows, size, 128, capability))
+    return compilables
+
+
+def _coarse_compilable(rows: int, size: int, width: int, capability: int) -> Compilable:
+    blocks = plan(width, capability)
+    pointers = {name: "*fp16" for name in ("rows_ptr", "row_norms_ptr", "codes_ptr", "code_norms_ptr")}
+    per_iteration = blocks.rows * blocks.codes / (32 * blocks.warps)
+    return Compilable(
+        name=f"coarse d={width}",
+        op="nearest_code",
+        kernel=_coarse,
+        signature={**pointers, "best_ptr": "*fp32", "groups": "i32", "share": "i32", "tiles": "i32"},
+        constexprs={
+            "P": blocks.columns, "CHUNK": blocks.chunk, "ROWS": blocks.rows, "CODES": blocks.codes, "QUAD": blocks.quad
+        },
+        num_warps=blocks.warps,
+        num_stages=blocks.stages,
+        units=rows * size,
+        units_per_iteration=per_iteration,
+        bytes_moved=2 * (rows + size) * (blocks.columns + _NORMS) + 4 * rows * size / blocks.group,
+        flops=2 * rows * size * (blocks.columns + _NORMS),
+        unit="pair",
+        problem=f"{rows} x {size} x {width} fp16",
+        capabilities=(capability,),
+        aligned=("groups",),
+    )  # fmt: skip
+
+
+def _decide_compilable(rows: int, size: int, width: int, capability: int) -> Compilable:
+    blocks = plan(width, capability)
+    floats = ("z_ptr", "codes_ptr", "frame_ptr", "best_ptr", "peak_ptr", "scale_ptr", "length_ptr")
+    integers = ("stride_row", "stride_column", "width", "size", "groups")
+    return Compilable(
+        name=f"decide d={width}",
+        op="nearest_code",
+        kernel=_decide,
+        signature={
+            **dict.fromkeys(floats, "*fp32"), "index_ptr": "*i64", "examined_ptr": "*i32", **dict.fromkeys(integers, "i32")
+        },
+        constexprs={"P": blocks.columns, "GROUP": blocks.group, "FAST": False},
+        num_warps=2,
+        num_stages=3,
+        units=rows * blocks.group * width,
+        units_per_iteration=32 * blocks.group / 64,
+        bytes_moved=4 * rows * (width + size / blocks.group) + 4 * size * width,
+        problem=f"{rows} x {size} x {width} fp32",
+        capabilities=(capability,),
+        aligned=("width", "size", "groups", "stride_row"),
+    )  # fmt: skip
