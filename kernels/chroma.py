@@ -91,14 +91,18 @@ def _cpu(wave: Tensor, spec: ChromaSpec, lengths: Tensor | None = None) -> Tenso
 # Opaque to torch.compile, which cannot trace a ctypes call; the spec travels as its fields, in their order.
 @torch.library.custom_op("duotok::chroma_cpu", mutates_args=())
 def _native_chroma(
-    wave: Tensor, lengths: Tensor | None, sample_rate: int, n_fft: int, win_length: int, hop_length: int, tuning: float,
+    wave: Tensor,
+    lengths: Tensor | None,
+    sample_rate: int,
+    n_fft: int,
+    win_length: int,
+    hop_length: int,
+    tuning: float,
     normalize: bool,
 ) -> Tensor:
     window = hann_window(n_fft, win_length, torch.float32, wave.device)
     bank = _float_bank(ChromaSpec(sample_rate, n_fft, win_length, hop_length, tuning, normalize))
-    _, out = native.mel_chroma(
-        wave, window, hop_length, lengths=lengths, chroma_bank=bank, normalize_chroma=normalize
-    )
+    _, out = native.mel_chroma(wave, window, hop_length, lengths=lengths, chroma_bank=bank, normalize_chroma=normalize)
     return out
 
 

@@ -116,8 +116,20 @@ def _cpu(wave: Tensor, spec: MelSpec, lengths: Tensor | None = None) -> Tensor:
 # Opaque to torch.compile, which cannot trace a ctypes call; the spec travels as its fields, in their order.
 @torch.library.custom_op("duotok::log_mel_cpu", mutates_args=())
 def _native_log_mel(
-    wave: Tensor, lengths: Tensor | None, sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int,
-    f_min: float, f_max: float | None, power: float, scale: str, norm: str | None, log: str, floor: float,
+    wave: Tensor,
+    lengths: Tensor | None,
+    sample_rate: int,
+    n_fft: int,
+    win_length: int,
+    hop_length: int,
+    n_mels: int,
+    f_min: float,
+    f_max: float | None,
+    power: float,
+    scale: str,
+    norm: str | None,
+    log: str,
+    floor: float,
 ) -> Tensor:
     spec = MelSpec(sample_rate, n_fft, win_length, hop_length, n_mels, f_min, f_max, power, scale, norm, log, floor)
     window = hann_window(n_fft, win_length, torch.float32, wave.device)
@@ -129,7 +141,13 @@ def _native_log_mel(
 
 @_native_log_mel.register_fake
 def _(
-    wave: Tensor, lengths: Tensor | None, sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int,
+    wave: Tensor,
+    lengths: Tensor | None,
+    sample_rate: int,
+    n_fft: int,
+    win_length: int,
+    hop_length: int,
+    n_mels: int,
     *_: object,
 ) -> Tensor:
     return wave.new_empty(wave.shape[0], num_frames(wave.shape[1], hop_length), n_mels, dtype=torch.float32)

@@ -143,8 +143,15 @@ def mel_chroma(
     window = window.to(torch.float32).contiguous()
     shape = (wave.shape[0], wave.shape[1] // max(hop_length, 1) + 1)
     args = _Args(
-        wave=wave.data_ptr(), batch=wave.shape[0], samples=wave.shape[1], row_stride=wave.stride(0), hop=hop_length,
-        window=window.data_ptr(), n_fft=len(window), sample_type=_SAMPLE_TYPES[wave.dtype], power=power,
+        wave=wave.data_ptr(),
+        batch=wave.shape[0],
+        samples=wave.shape[1],
+        row_stride=wave.stride(0),
+        hop=hop_length,
+        window=window.data_ptr(),
+        n_fft=len(window),
+        sample_type=_SAMPLE_TYPES[wave.dtype],
+        power=power,
         num_threads=torch.get_num_threads() if num_threads is None else num_threads,
     )
     if lengths is not None:
