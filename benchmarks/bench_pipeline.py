@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from duotok.corpus.plan import Song
 from duotok.corpus.reader import MixturePolicy
+from duotok.corpus.songs import Song
 from duotok.corpus.worker import tokenize_song
 
 RATE, SECONDS = 44_100, 120

@@ -177,10 +177,14 @@ def _soundfile_blocks(file: _ForwardFile, path: Path) -> Iterator[np.ndarray]:
 
 def _endless_blocks(path: Path, start: int) -> Iterator[np.ndarray]:
     """Read an mp3 that does not announce its length to its true end."""
-    with integrity.EndlessFile(path, start) as endless, _ForwardFile(endless) as file:
-        yield from _soundfile_blocks(file, path)
-        if endless.share_read() < COMPLETE_SHARE:
-            raise AudioError("decode", "damaged", f"{path}: expected MP3 to its end; got other data inside; replace the file")
+    try:
+        with integrity.EndlessFile(path, start) as endless, _ForwardFile(endless) as file:
+            yield from _soundfile_blocks(file, path)
+            whole = endless.share_read() >= COMPLETE_SHARE
+    except soundfile.LibsndfileError:  # it found a frame behind junk that this search took for one
+        whole = False
+    if not whole:
+        raise AudioError("decode", "damaged", f"{path}: expected MP3 to its end; got other data inside; replace the file")
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """The command line: `duotok tokenize`, `verify`, `info`, `example`.
 
-Exit codes: 0 done, 1 the machine failed (a full disk), 2 wrong usage or input, 3 finished with refused songs, 130 stopped.
+Exit codes: 0 done, 1 the machine failed (a full disk) or verify found problems, 2 wrong usage or input, 3 finished with refused
+songs, 130 stopped.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from importlib import metadata
@@ -52,24 +54,37 @@ def tokenize(
     stem_cache: Annotated[Path | None, typer.Option(help="Keep separated stems in this folder for the next run.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the result does not depend on it.")] = 1,
     songs_per_unit: Annotated[int, typer.Option(min=1, help="Songs in one file of tokens.")] = 100,
+    retry_refused: Annotated[bool, typer.Option("--retry-refused", help="Try refused songs again.")] = False,
 ) -> None:
     """Tokenize songs into Parquet files."""
     from .corpus.launch import Setup, run_plan
-    from .corpus.plan import collect, make_plan
+    from .corpus.plan import make_plan
+    from .corpus.songs import collect
+    from .corpus.store import summarize
     from .model.bottleneck import TRACKS
+    from .separation import SEPARATORS
 
     if track not in TRACKS:
         raise ValueError(f"--track: expected one of {', '.join(TRACKS)}; got {track!r}; choose one of those")
+    if separate not in SEPARATORS:
+        raise ValueError(f"--separate: expected one of {', '.join(SEPARATORS)}; got {separate!r}; choose one of those")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: expected a folder; got the file {out}; choose another name")
     found = collect(songs)
-    separator = separate if any(song.is_mixture for song in found) else "none"
-    setup = Setup(tokenizer, device, separator, separator_weights, track, stem_cache)
+    if not any(song.is_mixture for song in found):
+        separate, track = "none", TRACKS[1]  # neither matters to songs with stems
+    setup = Setup(tokenizer, device, separate, separator_weights, track, stem_cache)
     tools = setup.build()
     if not tools[0].config.trained:
         _err.print(f"note: tokenizer {escape(tokenizer)} is untrained: its tokens are valid, but mean nothing")
     plan = make_plan(out, found, tools[0].fingerprint, tools[1].identity, songs_per_unit)
-    with _SongProgress(len(found)) as progress:
+    signal.signal(
+        signal.SIGTERM, signal.getsignal(signal.SIGINT)
+    )  # a job that is pre-empted stops like one that is interrupted
+    done = 0 if retry_refused else len(found) - summarize(out).num_missing
+    with _SongProgress(len(found), done) as progress:
         try:
-            run_plan(out, plan, setup, tools, workers, progress.count)
+            run_plan(out, plan, setup, tools, workers, retry_refused, progress.count)
         except KeyboardInterrupt:
             _err.print("stopped; run the same command to go on")
             raise typer.Exit(130) from None
@@ -81,7 +96,7 @@ def _report(run: Path) -> None:
 
     report = summarize(run)
     for failure in read_failures(run):
-        song = f"{failure['source']}: {failure['stage']}: {failure['reason']}: {failure['message']}"
+        song = f"{failure['id']}: {failure['stage']}: {failure['reason']}: {failure['message']}"
         _err.print(f"refused: {_line(song)}")
     _out.print(f"{_totals(report)} in {_line(run / 'data')}")
     if report.num_failed:
@@ -101,12 +116,12 @@ def _line(text: object) -> str:
 class _SongProgress:
     """Songs done, hours of audio, times real time and the time left, on one line."""
 
-    def __init__(self, num_songs: int) -> None:
+    def __init__(self, num_songs: int, num_done: int) -> None:
         self._bar = Progress(
             TextColumn("songs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[hours]:.2f} h of audio"),
             TextColumn("{task.fields[speed]:.1f} x real time"), TimeRemainingColumn(), console=_err,
         )  # fmt: skip
-        self._task = self._bar.add_task("songs", total=num_songs, hours=0.0, speed=0.0)
+        self._task = self._bar.add_task("songs", total=num_songs, completed=num_done, hours=0.0, speed=0.0)
         self._start, self._seconds = time.monotonic(), 0.0
 
     def __enter__(self) -> _SongProgress:

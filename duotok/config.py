@@ -38,7 +38,9 @@ def parse(cls: type[T], data: Any, source: str = "configuration") -> T:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "values"
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{source}: {field}: {_lower(message)}; got {first['input']!r}; correct this value") from None
+        if "; got " not in message:  # a class's own check says it all
+            message = f"{_lower(message)}; got {first['input']!r}; correct this value"
+        raise ConfigError(f"{source}: {field}: {message}") from None
 
 
 def load(path: Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
@@ -70,19 +72,20 @@ def _adapter(cls: type) -> TypeAdapter:
     return TypeAdapter(cls)
 
 
-def _refuse_unknown(cls: Any, data: Any, source: str, prefix: str) -> None:
+def _refuse_unknown(hint: Any, data: Any, source: str, prefix: str) -> None:
     """Refuse keys that are no fields, at any depth; other mismatches are left to pydantic."""
-    if not dataclasses.is_dataclass(cls) or not isinstance(data, Mapping):
-        return
-    hints = typing.get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key, value in data.items():
-        if key not in known:
-            raise ConfigError(
-                f"{source}: {prefix}{key}: expected one of {', '.join(known)}; got an unknown key; correct or remove it"
-            )
-        for option in _options(hints[key]):
-            _refuse_unknown(option, value, source, f"{prefix}{key}.")
+    for option in _options(hint):
+        if dataclasses.is_dataclass(option) and isinstance(data, Mapping):
+            hints, known = typing.get_type_hints(option), [field.name for field in dataclasses.fields(option)]
+            for key, value in data.items():
+                if key not in known:
+                    raise ConfigError(
+                        f"{source}: {prefix}{key}: expected one of {', '.join(known)}; got an unknown key; correct or remove it"
+                    )
+                _refuse_unknown(hints[key], value, source, f"{prefix}{key}.")
+        elif typing.get_origin(option) is list and isinstance(data, list):
+            for index, item in enumerate(data):
+                _refuse_unknown(typing.get_args(option)[0], item, source, f"{prefix}{index}.")
 
 
 def _options(hint: Any) -> tuple:

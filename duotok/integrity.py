@@ -109,7 +109,7 @@ def _ogg_checksum(page: bytes) -> int:
 
 
 def mp3_start(path: Path) -> tuple[int, bool]:
-    """Find an mp3's first frame, behind tags and zeros, and whether it is a Xing header that announces the length."""
+    """Find an mp3's first frame, behind tags and junk, and whether it is a Xing header that announces the length."""
     with path.open("rb") as file:
         start = 0
         while (head := file.read(10)).startswith(b"ID3") and len(head) == 10:
@@ -117,9 +117,10 @@ def mp3_start(path: Path) -> tuple[int, bool]:
             start += 10 + size
             file.seek(start)
         head += file.read(1 << 17)
-    frame = head.lstrip(b"\0")
-    found = re.search(rb"(?:Xing|Info)\0\0\0(.)", frame[:200], re.DOTALL)
-    return start + len(head) - len(frame), bool(found and found[1][0] & 1)
+    sync = re.search(rb"\xff[\xe0-\xff]", head)
+    first = sync.start() if sync else 0
+    found = re.search(rb"(?:Xing|Info)\0\0\0(.)", head[first : first + 200], re.DOTALL)
+    return start + first, bool(found and found[1][0] & 1)
 
 
 class EndlessFile(io.FileIO):
@@ -136,11 +137,13 @@ class EndlessFile(io.FileIO):
         self.seek(0)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a byte, counted from the first frame."""
         self._at_end = whence == io.SEEK_END
         super().seek(offset + (self._start if whence == io.SEEK_SET else 0), whence)
         return self.tell()
 
     def tell(self) -> int:
+        """Tell the byte, counted from the first frame; at the end, the size that is claimed."""
         return (super().tell() - self._start) * (64 if self._at_end else 1)
 
     def share_read(self) -> float:

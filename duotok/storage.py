@@ -46,7 +46,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         WriteError: if the disk is full, or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
             with temporary.open("wb") as file:
@@ -144,7 +144,7 @@ def check_fingerprint(folder: Path, fingerprint: str) -> None:
     Raises:
         CheckpointError: if it differs.
     """
-    stored = (folder / FINGERPRINT).read_text(encoding="utf-8").strip()
+    stored = (folder / FINGERPRINT).read_text(encoding="utf-8", errors="replace").strip()
     if stored != fingerprint:
         raise CheckpointError(
             f"{folder}: expected fingerprint {stored[:16]}...; got {fingerprint[:16]}...: its files were changed or damaged; "

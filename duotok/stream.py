@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .tokenizer import DuoTok
 
 Wave = Tensor | np.ndarray
+_MAX_CHANNELS = 256
 
 
 class EncodeStream:
@@ -25,14 +26,17 @@ class EncodeStream:
     """
 
     def __init__(self, tokenizer: DuoTok, sample_rate: int) -> None:
-        if sample_rate <= 0:
-            raise ValueError(f"stream: expected a sample rate above 0 Hz; got {sample_rate}; pass the waves' own rate")
+        if not isinstance(sample_rate, int) or sample_rate <= 0:
+            raise ValueError(
+                f"expected a sample rate above 0 Hz, a whole number; got {sample_rate!r}; pass the waves' own rate"
+            )
         self._tokenizer, self._sample_rate, self._policy = tokenizer, sample_rate, tokenizer.config.windows
         self._tracks = [
             TrackWindows(self._policy, sample_rate, tokenizer.sample_rate, tokenizer.frame_rate)
             for _ in range(tokenizer.num_tracks)
         ]
         self.num_samples = self.num_frames = 0
+        self._ended = False
 
     def push(self, vocals: Wave, accompaniment: Wave) -> Tensor:
         """Take the next samples, (n,) or (C, n) of each track, and return the codes (2, t) that are ready."""
@@ -50,6 +54,8 @@ class EncodeStream:
 
     def feed(self, vocals: Wave, accompaniment: Wave) -> list[tuple[int, np.ndarray]]:
         """Like `push`, but return the complete windows, (track, wave (S,)), for `DuoTok.encode_windows`."""
+        if self._ended:
+            raise ValueError("stream: expected no samples after finish; got some; start another stream")
         waves = [_mono(vocals), _mono(accompaniment)]
         if len(waves[0]) != len(waves[1]):
             raise ValueError(
@@ -64,7 +70,7 @@ class EncodeStream:
     def end(self, num_frames: int | None = None) -> list[tuple[int, np.ndarray]]:
         """Like `finish`, but return the windows, (track, wave (S,))."""
         total = self._tokenizer.num_frames(self.num_samples, self._sample_rate) if num_frames is None else num_frames
-        self.num_frames = total
+        self.num_frames, self._ended = total, True
         count = -(-total // self._policy.stride_frames)
         return [(i, window) for i, track in enumerate(self._tracks) for window in track.finish(count)]
 
@@ -77,8 +83,14 @@ class EncodeStream:
 
 def _mono(wave: Wave) -> np.ndarray:
     """Turn (n,) or (C, n), floats or int16, into (n,) float32."""
-    array = wave.detach().cpu().numpy() if isinstance(wave, Tensor) else np.asarray(wave)
+    if isinstance(wave, Tensor):
+        wave = (wave.float() if wave.is_floating_point() else wave).detach().cpu().numpy()
+    array = np.asarray(wave)
     if array.ndim not in (1, 2) or not (array.dtype == np.int16 or np.issubdtype(array.dtype, np.floating)):
         raise ValueError(f"expected a wave (n,) or (C, n) of floats or int16; got {array.shape} {array.dtype}; convert it")
+    if array.ndim == 2 and len(array) > _MAX_CHANNELS:
+        raise ValueError(f"expected a wave (C, n) of at most {_MAX_CHANNELS} channels; got {array.shape}; transpose it")
     array = array.astype(np.float32) / (32_768 if array.dtype == np.int16 else 1)
+    if not np.isfinite(array).all():
+        raise ValueError("expected finite samples; got NaN or infinity; repair the wave")
     return array if array.ndim == 1 else array.mean(axis=0)

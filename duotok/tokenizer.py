@@ -262,8 +262,9 @@ def load(name: str | Path = "tiny", *, device: str | torch.device = "cpu", **opt
 def _songs(waves: Wave | Sequence[Wave]) -> list[Wave]:
     if isinstance(waves, list | tuple):
         return list(waves)
-    if waves.ndim not in (1, 2, 3):
-        raise ValueError(f"encode: expected waves (S,), (B, S) or (B, C, S); got {tuple(waves.shape)}; reshape them")
+    if not isinstance(waves, Tensor | np.ndarray) or waves.ndim not in (1, 2, 3):
+        found = getattr(waves, "shape", type(waves).__name__)
+        raise ValueError(f"encode: expected waves (S,), (B, S) or (B, C, S); got {found}; reshape them")
     return [waves] if waves.ndim == 1 else list(waves)
 
 

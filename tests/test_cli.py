@@ -48,7 +48,8 @@ def test_first_command_of_the_readme_on_the_real_song(tmp_path, stem_file):
         (["SONG", "-o", "run", "--tokenizer", "nope"], "expected tiny, a folder, or a hub id owner/name; got 'nope'"),
         (["SONG", "-o", "run", "--track", "drums"], "--track: expected one of vocals, accompaniment; got 'drums'"),
         (["SONG", "-o", "run", "--device", "warp"], "device: expected cpu or a device of this machine; got 'warp'"),
-        (["MIX", "-o", "run", "--separate", "magic"], "separator: expected one of demucs, none; got 'magic'"),
+        (["SONG", "-o", "MIX"], "--out: expected a folder; got the file"),
+        (["SONG", "-o", "run", "--separate", "magic"], "--separate: expected one of demucs, none; got 'magic'"),
         (["MIX", "-o", "run", "--separator-weights", "w"], "w: expected safetensors of htdemucs"),
     ],
 )

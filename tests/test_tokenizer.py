@@ -109,7 +109,14 @@ def test_silence_takes_the_short_way_to_the_same_codes(spread_tokenizer, real_so
     [
         ((np.zeros(9, np.float32), np.zeros(8, np.float32), 24_000), "one length; got 9 and 8"),
         (([np.zeros(9, np.float32)], [], 24_000), "as many vocals as accompaniments; got 1 and 0"),
-        ((np.zeros(9, np.float32), np.zeros(9, np.float32), 0), "sample rate above 0 Hz; got 0"),
+        ((np.zeros(9, np.float32), np.zeros(9, np.float32), 0), "sample rate above 0 Hz, a whole number; got 0"),
+        (
+            ([np.zeros((9000, 2), np.float32)], [np.zeros((9000, 2), np.float32)], 24_000),
+            "at most 256 channels; got .*transpose",
+        ),
+        ((np.full(9, np.nan, np.float32), np.zeros(9, np.float32), 24_000), "expected finite samples"),
+        ((np.zeros(9, np.float32), np.zeros(9, np.float32), 44_100.0), "a whole number; got 44100.0"),
+        (("song.wav", "song.wav", 44_100), "got str"),
         ((np.zeros(9, np.int64), np.zeros(9, np.int64), 24_000), "floats or int16"),
         ((np.zeros((1, 1, 1, 9)), np.zeros((1, 1, 1, 9)), 24_000), "expected waves"),
     ],
@@ -139,3 +146,10 @@ def test_fingerprint_follows_weights_windows_and_dtype(tokenizer):
     changed = base.fingerprint
     assert changed != first
     assert base.to(torch.float64).fingerprint != changed
+
+
+def test_a_stream_ends_once(tokenizer):
+    stream = tokenizer.stream(24_000)
+    stream.finish()
+    with pytest.raises(ValueError, match="expected no samples after finish"):
+        stream.push(np.zeros(9, np.float32), np.zeros(9, np.float32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,9 +17,10 @@ import torch
 from duotok.separation import make_separator
 from duotok.tokenizer import DuoTok, load
 
-from .plan import Plan, PlanError, Song, read_unit
+from .plan import Plan, read_unit
 from .reader import MixturePolicy
-from .store import UnitOutcome, is_done, write_unit
+from .songs import PlanError, Song
+from .store import UnitOutcome, read_note, write_unit
 from .worker import Outcome, run_metadata, tokenize_song
 
 
@@ -53,6 +55,8 @@ class Setup:
 
 def _refuse_absent(device: str) -> None:
     try:
+        if torch.device(device).type not in ("cpu", "cuda"):
+            raise RuntimeError("neither cpu nor cuda")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -67,6 +71,7 @@ def run_plan(
     setup: Setup,
     tools: tuple[DuoTok, MixturePolicy],
     num_workers: int = 1,
+    retry_refused: bool = False,
     on_song: Callable[[Song, Outcome], None] = lambda song, outcome: None,
 ) -> None:
     """Tokenize every unit that is not done yet.
@@ -77,15 +82,18 @@ def run_plan(
         setup: from which further workers build the same tools.
         tools: this process's tools, used alone when `num_workers` is 1.
         num_workers: processes.
+        retry_refused: do units again in which songs were refused.
         on_song: called after each song, in the order of the plan.
 
     Raises:
         PlanError: if a worker process dies.
+        OSError: if the machine fails (a full disk, no memory).
     """
     metadata = run_metadata(*tools)
     with _Pool(setup, tools, num_workers) as pool:
         for unit in range(plan.num_units):
-            if is_done(run, unit):
+            note = read_note(run, unit)
+            if note and not (retry_refused and note.failed):
                 continue
             collected = UnitOutcome()
             for song, outcome in pool.map(read_unit(run, unit)):
@@ -146,8 +154,15 @@ _worker_tools: tuple[DuoTok, MixturePolicy] | None = None
 
 def _start_worker(setup: Setup, threads: int) -> None:
     global _worker_tools
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _worker_tools = setup.build()
+
+
+def _end_with_parent() -> None:
+    """Do not outlive a parent that was killed: it would leave the output open and the device taken."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _tokenize_in_worker(song: Song) -> Outcome:

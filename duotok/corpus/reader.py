@@ -14,8 +14,9 @@ import soundfile
 from duotok.audio import AudioReader, Resampler, file_sha256, open_audio, to_mono
 from duotok.integrity import AudioError, SignalCheck
 from duotok.separation import Separator, separate
+from duotok.storage import WriteError, make_folder
 
-from .plan import Song
+from .songs import Song
 
 # Stems of one song may differ by an encoder's padding; the shorter is filled with silence.
 _LENGTH_TOLERANCE_S = 0.1
@@ -119,8 +120,13 @@ def open_song(song: Song, policy: MixturePolicy) -> Iterator[SongStream]:
         wanted = [(song.vocal_path, 0), (song.accompaniment_path, 0)]
     elif song.stems_path:
         wanted = [(song.stems_path, stream) for stream in (_VOCAL_STREAM, *_ACCOMPANIMENT_STREAMS)]
-    else:
+    elif song.mixture_path:
         wanted = [(song.mixture_path, 0)]
+    else:
+        found = "vocals" if song.vocal_path else "an accompaniment"
+        raise AudioError(
+            "open", "no_partner", f"{song.source}: expected both stems; got {found} alone; add the other or rename it"
+        )
     with ExitStack() as stack:
         readers = [stack.enter_context(open_audio(path, stream)) for path, stream in wanted]
         rates = sorted({reader.info.sample_rate for reader in readers})
@@ -192,17 +198,30 @@ def _resample_stereo(blocks: Iterable[np.ndarray], in_rate: int, out_rate: int) 
 def _write_through(
     pairs: Iterable[tuple[np.ndarray, np.ndarray]], path: Path, sample_rate: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pass separated stems on while writing them, float32 and so without loss, to a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Pass separated stems on while writing them, float32 and so without loss, to a file that appears whole or not at all.
+
+    Raises:
+        WriteError: if the disk is full, or the folder cannot be written to.
+    """
+    make_folder(path.parent)
     # Workers that come upon the same song write files of their own. RF64, as a wav ends at 4 GB, three hours of two stems.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.wav")
     try:
-        with soundfile.SoundFile(temporary, "w", sample_rate, 2, "FLOAT", format="RF64") as file:
+        with _writing(path), soundfile.SoundFile(temporary, "w", sample_rate, 2, "FLOAT", format="RF64") as file:
             for pair in pairs:
                 file.write(np.stack(pair, axis=1))
                 yield pair
-        with temporary.open("rb") as file:
+        with _writing(path), temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a failed write into the machine's error, and let the song's own errors pass."""
+    try:
+        yield
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise WriteError(f"{path}: expected to keep stems; got {error}; free space, or leave --stem-cache out") from error

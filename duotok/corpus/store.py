@@ -11,7 +11,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from duotok.config import parse
 from duotok.storage import make_folder, write_atomically
 from duotok.windows import count_frames
 
@@ -62,29 +63,62 @@ class UnitOutcome:
     failures: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class UnitNote:
+    """What is noted when a unit is committed, last of its files.
+
+    Attributes:
+        ok, failed: songs.
+        hours: of audio.
+        codes: of both tracks.
+        sha256: of the file of tokens; None where every song was refused, and there is no such file.
+    """
+
+    ok: int
+    failed: int
+    hours: float
+    codes: int
+    sha256: str | None
+
+
+def check_row(row: dict[str, Any]) -> None:
+    """Refuse a row that does not fit the columns (ValueError, TypeError or OverflowError), before its unit is written."""
+    pa.Table.from_pylist([row], schema=SCHEMA)
+
+
 def write_unit(run: Path, unit: int, outcome: UnitOutcome, metadata: dict[str, Any]) -> None:
-    """Write a unit's tokens and failures, then the note that it is done; each file appears whole or not at all."""
+    """Write a unit's tokens and failures, then the note that it is done; each file appears whole or not at all.
+
+    A unit without tokens has no Parquet file: `datasets` cannot read one without rows.
+    """
     for folder in ("data", "failed", "done"):
         make_folder(run / folder)
-    table = pa.Table.from_pylist(outcome.rows, schema=SCHEMA.with_metadata({"duotok": json.dumps(metadata, sort_keys=True)}))
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    sha256 = None
+    if outcome.rows:
+        table = pa.Table.from_pylist(
+            outcome.rows, schema=SCHEMA.with_metadata({"duotok": json.dumps(metadata, sort_keys=True)})
+        )
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
+        write_atomically(data_path(run, unit), buffer.getvalue())
     lines = "".join(json.dumps(failure, sort_keys=True) + "\n" for failure in outcome.failures)
-    write_atomically(data_path(run, unit), buffer.getvalue())
     write_atomically(_failed_path(run, unit), lines.encode())
-    done = {
-        "ok": len(outcome.rows),
-        "failed": len(outcome.failures),
-        "hours": sum(row["duration"] for row in outcome.rows) / 3600,
-        "codes": sum(2 * row["n_frames"] for row in outcome.rows),
-        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-    }
-    write_atomically(_done_path(run, unit), (json.dumps(done) + "\n").encode())
+    hours, codes = sum(row["duration"] for row in outcome.rows) / 3600, sum(2 * row["n_frames"] for row in outcome.rows)
+    note = UnitNote(len(outcome.rows), len(outcome.failures), hours, codes, sha256)
+    write_atomically(_done_path(run, unit), (json.dumps(asdict(note)) + "\n").encode())
 
 
-def is_done(run: Path, unit: int) -> bool:
-    """Tell whether a unit has been committed."""
-    return _done_path(run, unit).exists()
+def read_note(run: Path, unit: int) -> UnitNote | None:
+    """Read a unit's note; None if the unit is not done, or its files are not those that were committed."""
+    path = data_path(run, unit)
+    try:
+        note = parse(UnitNote, json.loads(_done_path(run, unit).read_text(encoding="utf-8")))
+        failed = len(_failed_path(run, unit).read_bytes().splitlines())
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    except (OSError, ValueError):
+        return None
+    return note if (note.sha256, note.failed) == (sha256, failed) else None
 
 
 def read_failures(run: Path) -> Iterator[dict[str, Any]]:
@@ -118,14 +152,12 @@ def summarize(run: Path) -> RunReport:
     Raises:
         PlanError: if the folder is no run.
     """
-    report = RunReport()
-    plan = read_plan(run)
-    for unit in filter(lambda unit: is_done(run, unit), range(plan.num_units)):
-        done = json.loads(_done_path(run, unit).read_text(encoding="utf-8"))
-        report.num_songs += done["ok"]
-        report.num_failed += done["failed"]
-        report.hours += done["hours"]
-        report.num_codes += done["codes"]
+    report, plan = RunReport(), read_plan(run)
+    for note in filter(None, (read_note(run, unit) for unit in range(plan.num_units))):
+        report.num_songs += note.ok
+        report.num_failed += note.failed
+        report.hours += note.hours
+        report.num_codes += note.codes
     report.num_missing = plan.num_songs - report.num_songs - report.num_failed
     return report
 
@@ -136,17 +168,17 @@ def verify(run: Path) -> RunReport:
     Raises:
         PlanError: if the folder is no run.
     """
-    plan, report = read_plan(run), RunReport()
+    plan, report = read_plan(run), summarize(run)
     for unit in range(plan.num_units):
         planned = [song.id for song in read_unit(run, unit)]
-        if not is_done(run, unit):
-            report.num_missing += len(planned)
-            report.problems.append(f"unit {unit}: expected it done; got an unfinished run; run tokenize again to go on")
+        note = read_note(run, unit)
+        if note is None:
+            report.problems.append(
+                f"unit {unit}: expected its files as they were committed; got none or others; run tokenize again"
+            )
             continue
-        failed = [json.loads(line)["id"] for line in _failed_path(run, unit).read_text(encoding="utf-8").splitlines()]
-        report.num_failed += len(failed)
-        stored = _verify_data(run, unit, plan, report)
-        count = Counter(stored + failed)
+        lines = _failed_path(run, unit).read_text(encoding="utf-8").splitlines()
+        count = Counter([json.loads(line)["id"] for line in lines] + _verify_data(run, unit, plan, report))
         odd = [song for song in {*planned, *count} if count[song] != 1 or song not in planned]
         report.problems += [f"unit {unit}: expected {song!r} once; got it {count[song]} times" for song in sorted(odd)]
     left = sorted(str(path.relative_to(run)) for path in run.rglob(".*.tmp"))
@@ -155,23 +187,16 @@ def verify(run: Path) -> RunReport:
 
 
 def _verify_data(run: Path, unit: int, plan: Plan, report: RunReport) -> list[str]:
+    """Check the rows of a unit whose bytes are known to be those committed; return their ids."""
     path = data_path(run, unit)
-    done = json.loads(_done_path(run, unit).read_text(encoding="utf-8"))
-    data = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(data).hexdigest() != done["sha256"]:
-        report.problems.append(f"{path.name}: expected the bytes that were committed; got others; delete done/{unit:05d}.json")
+    if not path.exists():
         return []
-    table = pq.read_table(io.BytesIO(data))
+    table = pq.read_table(path)
     metadata = json.loads(table.schema.metadata[b"duotok"])
     if metadata["fingerprint"] != plan.fingerprint or not table.schema.equals(SCHEMA):
-        report.problems.append(
-            f"{path.name}: expected this run's fingerprint and columns; got another tokenizer's; tokenize again"
-        )
+        report.problems.append(f"{path.name}: expected this run's fingerprint and columns; got other ones; tokenize again")
     for row in table.to_pylist():
         report.problems += [f"{path.name}: {row['id']}: {text}" for text in _row_problems(row, metadata)]
-        report.hours += row["duration"] / 3600
-        report.num_codes += 2 * row["n_frames"]
-    report.num_songs += len(table)
     return table["id"].to_pylist()
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from duotok.audio import AudioError, file_sha256
+from duotok.storage import WriteError
 from duotok.tokenizer import DuoTok
 
-from .plan import Song
 from .reader import MixturePolicy, open_song
-from .store import TOKEN_FORMAT
+from .songs import Song
+from .store import TOKEN_FORMAT, check_row
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +33,24 @@ class Outcome:
 
 
 def tokenize_song(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> Outcome:
-    """Tokenize a song; whatever goes wrong with it becomes its failure and stops no other song."""
+    """Tokenize a song; whatever is wrong with it becomes its failure and stops no other song.
+
+    Raises:
+        OSError: if the machine fails, not the song: a full disk, no memory.
+    """
     try:
         row = _row(tokenizer, song, policy)
     except AudioError as error:
         return Outcome(None, _failure(song, error.stage, error.reason, error), 0.0)
+    except WriteError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OSError(f"expected memory for {song.source}; got {error}; use fewer workers or a smaller batch") from error
     except OSError as error:
         return Outcome(None, _failure(song, "open", "io_error", error), 0.0)
-    except (MemoryError, RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+    except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:
         # A defect of ours or of a decoder: reported with the song it needs, and with its traceback in the log.
-        logger.exception("song %s", song.id)
+        logger.debug("song %s", song.id, exc_info=True)
         return Outcome(None, _failure(song, "encode", "error", error), 0.0)
     return Outcome(row, None, row["duration"])
 
@@ -55,7 +64,7 @@ def _row(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> dict[str, Any]
         codes = torch.cat([*pieces, stream.finish(num_frames)], dim=1)
         channels = opened.channels
     assert codes.shape == (2, num_frames), f"expected codes (2, {num_frames}), got {tuple(codes.shape)}"
-    return {
+    row = {
         "id": song.id,
         "vocal_codes": codes[0].tolist(),
         "accomp_codes": codes[1].tolist(),
@@ -70,11 +79,13 @@ def _row(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> dict[str, Any]
         "text": song.text,
         "language": song.language,
         "tags": song.tags,
-        "segments": song.segments,
+        "segments": None if song.segments is None else [asdict(segment) for segment in song.segments],
         "source": song.source,
         "audio_sha256": _audio_sha256(song),
         "extra": json.dumps(song.extra, sort_keys=True) if song.extra else None,
     }
+    check_row(row)
+    return row
 
 
 def _audio_sha256(song: Song) -> str:

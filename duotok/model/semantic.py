@@ -23,7 +23,7 @@ class SemanticConfig:
 
     def __post_init__(self) -> None:
         samples = self.mel.spec.hop_length * DOWNSAMPLING
-        if self.mel.spec.sample_rate % samples:
+        if samples < 1 or self.mel.spec.sample_rate < 1 or self.mel.spec.sample_rate % samples:
             raise ValueError(
                 f"expected mel.spec.sample_rate to be a multiple of {DOWNSAMPLING} hops, so that frames per second are whole; "
                 f"got {self.mel.spec.sample_rate} and hop_length {self.mel.spec.hop_length}; change one"

@@ -27,7 +27,7 @@ class TransformerConfig:
     rope_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        if self.width % (2 * self.num_heads):
+        if self.num_heads < 1 or self.width < 1 or self.width % (2 * self.num_heads):
             raise ValueError(
                 f"expected width to be an even multiple of num_heads; got {self.width} and {self.num_heads}; change one"
             )

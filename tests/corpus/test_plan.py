@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from duotok.corpus.plan import PlanError, Song, collect, make_plan, read_plan, read_unit
+from duotok.corpus.plan import make_plan, read_plan, read_unit
+from duotok.corpus.songs import PlanError, Segment, Song, collect
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_folder_pairs_stems_by_name(tmp_path, wav):
     assert songs["two.vocals.flac"].accompaniment_path == str(tmp_path / "two.no_vocals.flac")
     assert songs["three/vocals.wav"].accompaniment_path == str(tmp_path / "three/instrumental.wav")
     assert songs["mix.wav"].mixture_path and songs["mix.wav"].is_mixture
-    assert songs["lonely_vocals.wav"].mixture_path
+    assert songs["lonely_vocals.wav"].vocal_path and not songs["lonely_vocals.wav"].is_mixture, "refused when it is opened"
     assert songs["song.stem.mp4"].stems_path and not songs["song.stem.mp4"].is_mixture
     assert songs["mix.wav"].id == hashlib.sha1(b"mix.wav").hexdigest()
 
@@ -68,19 +69,33 @@ def test_a_manifest_carries_everything_along(tmp_path):
     }  # fmt: skip
     [song] = collect([manifest(tmp_path / "m.jsonl", row)])
     assert song == Song(
-        "7", "/abs/a.wav", str(tmp_path / "v.wav"), "/abs/a.wav", text="la", language="en", tags=["x"], start=1.5, duration=2.0,
-        segments=row["segments"], extra={"bpm": 120},
+        "7", "v.wav", str(tmp_path / "v.wav"), "/abs/a.wav", text="la", language="en", tags=["x"], start=1.5, duration=2.0,
+        segments=[Segment(0.0, 1.0, "verse", "la")], extra={"bpm": 120},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "a", "text": "x"}, r"m.jsonl:2: expected id and vocal_path with .*; got id, text; add the missing column"),
-        ({"id": "a", "vocal_path": "v.wav"}, "expected id and vocal_path with accompaniment_path"),
+        ({"id": "a", "text": "x"}, r"m.jsonl:2: expected vocal_path with .*; got id, text; add the missing column"),
+        ({"id": "a", "vocal_path": "v.wav"}, "expected vocal_path with accompaniment_path"),
         ({"mixture_path": "m.wav"}, "m.jsonl:2: expected id"),
-        ({"id": "a", "mixture_path": "m.wav", "start": "soon"}, r"m.jsonl:2: start: .*valid number.*; got 'soon'"),
+        (
+            {"id": "a", "mixture_path": "m.wav", "start": "soon"},
+            r"m.jsonl:2: start: expected seconds of at least 0; got 'soon'",
+        ),
         ({"id": "a", "mixture_path": 3}, r"m.jsonl:2: mixture_path: .*valid string.*; got 3"),
+        ({"id": "a", "mixture_path": "m.wav", "start": -1}, "start: expected seconds of at least 0; got -1"),
+        ('{"id": "a", "mixture_path": "m.wav", "duration": NaN}', "duration: expected seconds of at least 0.001; got nan"),
+        ({"id": "a", "mixture_path": "m.wav", "start": True}, "start: expected seconds of at least 0; got True"),
+        ({"id": None, "mixture_path": "m.wav"}, "expected id, a text or a whole number; got None"),
+        ({"id": "a", "vocal_path": None, "accompaniment_path": None}, "expected vocal_path with accompaniment_path"),
+        (
+            {"id": "a", "mixture_path": "m.wav", "segments": [{"start": 0, "end": 1, "conf": 1}]},
+            r"segments.0.conf: expected one of start, end, label, text; got an unknown key",
+        ),
+        ('{"id": "a", "mixture_path": "m.wav", "text": "\\ud800"}', "expected a JSON object; got surrogates not allowed"),
+        ("[" * 100_000, "m.jsonl:2: expected a JSON object; got"),
         ("{", "m.jsonl:2: expected a JSON object"),
         ("[1]", "m.jsonl:2: expected a JSON object; got list"),
         ({"id": "first", "mixture_path": "m.wav"}, "expected unique ids; got 'first' for m.wav and m.wav"),
@@ -128,3 +143,49 @@ def test_another_run_is_refused(tmp_path, songs, fingerprint, separator, size, n
     make_plan(tmp_path / "run", SONGS, "f" * 64, "none", 2)
     with pytest.raises(PlanError, match=f"got a run with {named} .*; choose another folder"):
         make_plan(tmp_path / "run", songs, fingerprint, separator, size)
+
+
+def test_other_line_separators_and_a_byte_order_mark_are_no_mistakes(tmp_path):
+    path = tmp_path / "m.jsonl"
+    row = {"id": "a", "mixture_path": "m.wav", "text": "one\u2028two\x85three"}
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row, ensure_ascii=False).encode() + b"\r\n\r\n")
+    [song] = collect([path])
+    assert song.text == row["text"]
+
+
+def test_stems_of_different_folders_are_never_paired(tmp_path, wav):
+    for name in ("A/s_vocals.wav", "A/s_accompaniment.wav", "B/s_accompaniment.wav"):
+        wav(tmp_path / name)
+    songs = collect([tmp_path / "A", tmp_path / "B"])
+    assert [(bool(s.vocal_path), s.accompaniment_path) for s in songs] == [
+        (True, str(tmp_path / "A/s_accompaniment.wav")), (False, str(tmp_path / "B/s_accompaniment.wav")),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", ["t_vocals.flac", "t-vocals.wav", "T_Vocals.wav"])
+def test_two_files_for_one_stem_are_named(tmp_path, wav, other):
+    for name in ("t_vocals.wav", "t_accompaniment.wav", other):
+        wav(tmp_path / name)
+    with pytest.raises(PlanError, match=r"expected one file for the vocals of a song; got .*[Vv]ocals.* and .*[Vv]ocals"):
+        collect([tmp_path])
+
+
+def test_case_does_not_part_a_pair_and_broken_links_stay_in(tmp_path, wav):
+    wav(tmp_path / "Foo_vocals.wav"), wav(tmp_path / "foo_accompaniment.wav")
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    songs = collect([tmp_path])
+    assert sorted(song.source for song in songs) == ["Foo_vocals.wav", "gone.wav", "loop.wav"]
+
+
+def test_changed_units_and_results_without_a_plan_are_refused(tmp_path):
+    run = tmp_path / "run"
+    make_plan(run, SONGS, "f" * 64, "none", 2)
+    unit = run / "units" / "00000.jsonl"
+    unit.write_text(unit.read_text().replace("0.wav", "9.wav"))
+    with pytest.raises(PlanError, match="expected the songs that were planned; got changed files in units"):
+        make_plan(run, SONGS, "f" * 64, "none", 2)
+    (run / "plan.json").unlink()
+    (run / "data").mkdir()
+    with pytest.raises(PlanError, match=r"got results without; choose another"):
+        make_plan(run, SONGS, "f" * 64, "none", 2)

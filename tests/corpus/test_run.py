@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,8 +18,11 @@ import torch
 
 from duotok.corpus import launch, store
 from duotok.corpus.launch import Setup, run_plan
-from duotok.corpus.plan import collect, make_plan
+from duotok.corpus.plan import make_plan
+from duotok.corpus.reader import MixturePolicy
+from duotok.corpus.songs import collect
 from duotok.corpus.store import SCHEMA, summarize, verify
+from duotok.corpus.worker import tokenize_song
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +117,7 @@ def test_a_stopped_run_goes_on_where_it_was(run, songs, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "tokenize_song", stop)
     with pytest.raises(KeyboardInterrupt):
         tokenize(songs, tmp_path / "stopped")
-    assert "unit 1: expected it done" in verify(tmp_path / "stopped").problems[0]
+    assert "unit 1: expected its files as they were committed" in verify(tmp_path / "stopped").problems[0]
     monkeypatch.setattr(launch, "tokenize_song", lambda *args: (seen.append(args[1].id), original(*args))[1])
     tokenize(songs, tmp_path / "stopped")
     assert seen == ["song-0", "song-1", "song-2", "song-2", "segment"], "finished units are not done again"
@@ -130,19 +134,76 @@ def test_verify_is_content_with_a_sound_run(run):
     assert report.num_codes == 2 * (150 + 75 + 63 + 50)
 
 
-def test_verify_notices_what_was_changed(run, tmp_path):
-    import shutil
-
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: store.data_path(run, 0).write_bytes(store.data_path(run, 0).read_bytes() + b"x"),
+        lambda run: store.data_path(run, 0).unlink(),
+        lambda run: (run / "failed" / "unit-00000.jsonl").unlink(),
+        lambda run: (run / "failed" / "unit-00000.jsonl").write_text("{}\n"),
+        lambda run: (run / "done" / "00000.json").write_text("{}"),
+        lambda run: (run / "done" / "00000.json").write_bytes(b"\xff"),
+    ],
+)
+def test_a_damaged_unit_is_noticed_and_done_again(run, songs, tmp_path, damage):
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    data = store.data_path(copy, 0)
-    data.write_bytes(data.read_bytes()[:-1])
-    (copy / "failed" / "unit-00001.jsonl").write_text(json.dumps({"id": "segment"}) + "\n")
-    (copy / "data" / ".unit-00009.parquet.tmp").write_text("half")
+    damage(copy)
+    assert "unit 0: expected its files as they were committed" in verify(copy).problems[0]
+    assert summarize(copy).num_missing == 2
+    tokenize(songs, copy)
+    assert contents(copy) == contents(run)
+
+
+def test_verify_notices_songs_in_two_places_and_partial_files(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    line = json.dumps({"id": "segment"}) + "\n"
+    (copy / "failed" / "unit-00001.jsonl").write_text(line)
+    note = json.loads((copy / "done" / "00001.json").read_text())
+    (copy / "done" / "00001.json").write_text(json.dumps({**note, "failed": 1}))
+    (copy / "data" / ".unit-00009.parquet.1.tmp").write_text("half")
     problems = " ".join(verify(copy).problems)
-    assert "unit-00000.parquet: expected the bytes that were committed" in problems
-    assert "unit 0: expected 'song-0' once; got it 0 times" in problems
     assert "unit 1: expected 'segment' once; got it 2 times" in problems
     assert "expected no partial file" in problems
+
+
+def test_a_unit_without_tokens_does_not_spoil_the_dataset(songs, tmp_path, monkeypatch):
+    """`datasets` cannot read a Parquet file without rows."""
+    manifest = songs.parent / "with_bad.jsonl"
+    rows = songs.read_text().splitlines()
+    bad = {"id": "bad", "mixture_path": "nowhere.wav"}
+    manifest.write_text("\n".join([json.dumps(bad), rows[2]]))
+    tokenize(manifest, tmp_path / "run", songs_per_unit=1)
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "run/data/*.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert loaded["id"][:] == ["song-2"]
+    assert verify(tmp_path / "run").problems == []
+
+
+def test_refused_songs_are_tried_again_when_asked(songs, tmp_path):
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    shutil.copy(songs.parent / "2_vocals.flac", folder / "x_vocals.flac")
+    (folder / "x_accompaniment.flac").write_bytes(b"")
+    line = [sys.executable, "-m", "duotok", "tokenize", str(folder), "-o", str(tmp_path / "run")]
+    first = subprocess.run(line, capture_output=True, text=True)
+    assert first.returncode == 3 and "empty_file" in first.stderr
+    shutil.copy(songs.parent / "2_accompaniment.flac", folder / "x_accompaniment.flac")
+    assert subprocess.run(line, capture_output=True).returncode == 3
+    again = subprocess.run([*line, "--retry-refused"], capture_output=True, text=True)
+    assert again.returncode == 0 and "1 song" in again.stdout
+
+
+def test_one_song_that_fits_no_column_is_its_own_failure(songs, tmp_path, tokenizer):
+    song = replace(collect([songs])[2], text="half a pair: \ud800")
+    outcome = tokenize_song(tokenizer, song, MixturePolicy())
+    assert outcome.row is None and outcome.failure["reason"] == "error"
+
+
+def test_a_machine_that_fails_is_not_blamed_on_the_song(songs, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "encode_windows", lambda windows: (_ for _ in ()).throw(MemoryError("no more")))
+    with pytest.raises(OSError, match=r"expected memory for .*; use fewer workers"):
+        tokenize_song(tokenizer, collect([songs])[2], MixturePolicy())
 
 
 def test_verify_notices_a_wrong_length_and_an_impossible_code(run):

@@ -186,8 +186,14 @@ def test_one_pass_gives_both():
     wave, mel_spec = noise(2, 9000), MelSpec()
     chroma_spec = ChromaSpec(n_fft=mel_spec.n_fft, win_length=mel_spec.win_length)
     mel, pitch_classes = native.mel_chroma(
-        wave, torch.hann_window(2048, dtype=torch.float64), 240, mel_bands=native.bands(mel_filter_bank(mel_spec)), log="db",
-        floor=mel_spec.floor, chroma_bank=chroma_filter_bank(chroma_spec), normalize_chroma=True,
+        wave,
+        torch.hann_window(2048, dtype=torch.float64),
+        240,
+        mel_bands=native.bands(mel_filter_bank(mel_spec)),
+        log="db",
+        floor=mel_spec.floor,
+        chroma_bank=chroma_filter_bank(chroma_spec),
+        normalize_chroma=True,
     )
     assert torch.equal(mel, log_mel.run("cpu", wave, mel_spec))
     assert torch.equal(pitch_classes, chroma.run("cpu", wave, chroma_spec))
@@ -232,10 +238,29 @@ def call():
     wave, window, bands = noise(2, 1000), torch.hann_window(512), native.bands(mel_filter_bank(MelSpec(n_fft=512, n_mels=4)))
     bank, mel, pitch_classes = torch.ones(257, 12), torch.empty(2, 11, 4), torch.empty(2, 11, 12)
     valid = {
-        "wave": wave, "batch": 2, "samples": 1000, "row_stride": 1000, "hop": 100, "window": window, "n_fft": 512, "power": 2,
-        "num_threads": 2, "mel": mel, "mel_size": 88, "band_first": bands.first, "band_offset": bands.offset,
-        "band_weights": bands.weights, "band_size": len(bands.weights), "num_bands": 4, "band_bins": 257, "log_mode": 1,
-        "floor": 1e-10, "chroma": pitch_classes, "chroma_size": 264, "chroma_bank": bank, "chroma_bins": 257,
+        "wave": wave,
+        "batch": 2,
+        "samples": 1000,
+        "row_stride": 1000,
+        "hop": 100,
+        "window": window,
+        "n_fft": 512,
+        "power": 2,
+        "num_threads": 2,
+        "mel": mel,
+        "mel_size": 88,
+        "band_first": bands.first,
+        "band_offset": bands.offset,
+        "band_weights": bands.weights,
+        "band_size": len(bands.weights),
+        "num_bands": 4,
+        "band_bins": 257,
+        "log_mode": 1,
+        "floor": 1e-10,
+        "chroma": pitch_classes,
+        "chroma_size": 264,
+        "chroma_bank": bank,
+        "chroma_bins": 257,
     }
     library = ctypes.CDLL(native._library()._name)
     library.duotok_last_error.restype = ctypes.c_char_p

@@ -1,0 +1,219 @@
+"""The songs of a run: from audio files, folders and JSONL manifests, with stems paired by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from duotok.audio import SUFFIXES
+from duotok.config import ConfigError, parse
+
+# How stems of one song are told by their names: NAME_vocals.flac and NAME_accompaniment.flac, or vocals.wav in a folder.
+_STEM_NAMES = {
+    "no_vocals": "accompaniment",
+    "accompaniment": "accompaniment",
+    "accomp": "accompaniment",
+    "instrumental": "accompaniment",
+    "vocals": "vocals",
+    "vocal": "vocals",
+}
+MULTI_STEM_SUFFIXES = (".stem.mp4", ".stem.m4a")
+
+
+class PlanError(ValueError):
+    """A run that cannot be planned or resumed; the message says what was expected, what is there and what to do."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a song that the manifest names; seconds from its start."""
+
+    start: float
+    end: float
+    label: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Song:
+    """One song, or a segment of one. It has both stems, or a multi-stem file, or a mixture.
+
+    A stem without its partner is refused when the song is opened.
+
+    Attributes:
+        id: unique within the run.
+        source: path as the user gave it, for the token file.
+        vocal_path, accompaniment_path: the two stems.
+        stems_path: one file with the streams mix, drums, bass, other, vocals (MUSDB18's .stem.mp4).
+        mixture_path: for a separator.
+        start: seconds into the file where a segment starts.
+        duration: seconds of the segment; None to the end.
+        text, language, tags, segments: passed through to the token file.
+        extra: all other fields of the manifest.
+    """
+
+    id: str
+    source: str
+    vocal_path: str | None = None
+    accompaniment_path: str | None = None
+    stems_path: str | None = None
+    mixture_path: str | None = None
+    start: float = 0.0
+    duration: float | None = None
+    text: str | None = None
+    language: str | None = None
+    tags: list[str] | None = None
+    segments: list[Segment] | None = None
+    extra: dict[str, Any] | None = None
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether a separator is to split it."""
+        return bool(self.mixture_path) and not (self.stems_path or (self.vocal_path and self.accompaniment_path))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files it is made of."""
+        return tuple(p for p in (self.vocal_path, self.accompaniment_path, self.stems_path, self.mixture_path) if p)
+
+
+def collect(inputs: Iterable[str | Path]) -> list[Song]:
+    """List the songs of files, folders and manifests (.jsonl).
+
+    In folders, audio files are found at any depth; stems are paired by name, everything else is a mixture.
+
+    Raises:
+        PlanError: for a path that does not exist, a manifest that lacks something, duplicate ids, or no song at all.
+    """
+    songs: list[Song] = []
+    files: list[_File] = []
+    for root, item in enumerate(map(Path, inputs)):
+        if item.suffix == ".jsonl":
+            songs += read_manifest(item)
+        elif item.is_dir():
+            # Broken links stay in: they are refused by name.
+            found = sorted(path for path in item.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+            files += [_File(path, path.relative_to(item).as_posix(), root) for path in found]
+        elif item.is_file():
+            files.append(_File(item, item.name, -1))
+        else:
+            raise PlanError(
+                f"{item}: expected an audio file, a folder or a .jsonl manifest; got nothing there; correct the path"
+            )
+    songs += _pair(files)
+    if not songs:
+        raise PlanError(f"expected at least one song; found none in {', '.join(map(str, inputs))}; check what you passed")
+    _refuse_duplicates(songs)
+    return songs
+
+
+def read_manifest(path: Path) -> list[Song]:
+    """Read a JSONL manifest; relative paths are relative to its folder.
+
+    Raises:
+        PlanError: naming the line and what it lacks.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other line separators occur within texts
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: expected a manifest in UTF-8; got {error}; correct the path or the file") from None
+    return [_manifest_song(line, f"{path}:{number}", path.parent) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _manifest_song(line: str, place: str, folder: Path) -> Song:
+    row = {name: value for name, value in _manifest_row(line, place).items() if value is not None}
+    if not isinstance(row.get("id"), str | int) or isinstance(row["id"], bool) or row["id"] == "":
+        raise PlanError(f"{place}: expected id, a text or a whole number; got {row.get('id')!r}; give the song an id")
+    paths = [name for name in Song.__dataclass_fields__ if name.endswith("_path") and row.get(name) not in (None, "")]
+    if not ({"vocal_path", "accompaniment_path"} <= set(paths) or "mixture_path" in paths or "stems_path" in paths):
+        raise PlanError(
+            f"{place}: expected vocal_path with accompaniment_path, or mixture_path, or stems_path; "
+            f"got {', '.join(row)}; add the missing column"
+        )
+    for name, lowest in (("start", 0.0), ("duration", 1e-3)):
+        value = row.get(name, lowest)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < math.inf:
+            raise PlanError(f"{place}: {name}: expected seconds of at least {lowest:g}; got {value!r}; correct the number")
+    known = [name for name in Song.__dataclass_fields__ if name not in ("source", "extra")]
+    fields = {name: row[name] for name in known if name in row and (name in paths or not name.endswith("_path"))}
+    extra = {name: value for name, value in row.items() if name not in known}
+    try:
+        song = parse(Song, {**fields, "id": str(row["id"]), "source": str(row[paths[0]]), "extra": extra or None}, place)
+    except ConfigError as error:
+        raise PlanError(str(error)) from None
+    return replace(song, **{name: str((folder / getattr(song, name)).absolute()) for name in paths})
+
+
+def _manifest_row(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # UnicodeEncodeError, for half of a surrogate pair, is a ValueError
+        reason = getattr(error, "msg", None) or getattr(error, "reason", None) or str(error)
+        raise PlanError(f"{place}: expected a JSON object; got {reason[:80]}; correct the line") from None
+    if not isinstance(row, dict):
+        raise PlanError(f"{place}: expected a JSON object; got {type(row).__name__}; write {{...}}")
+    return row
+
+
+@dataclass(frozen=True)
+class _File:
+    """An audio file: `name` relative to what the user gave, `root` which of the inputs that was (-1: a file)."""
+
+    path: Path
+    name: str
+    root: int
+
+    @property
+    def part(self) -> tuple[str, str]:
+        """Name of the song and the role in it that the file's name tells."""
+        stem = self.name.rsplit(".", 1)[0]
+        for word, role in _STEM_NAMES.items():
+            head = stem[: -len(word)]
+            if stem.lower().endswith(word) and (not head or head[-1] in "/_-. "):
+                return head.rstrip("_-. ").casefold(), role
+        return self.name, "mixture"
+
+
+def _pair(files: list[_File]) -> Iterator[Song]:
+    """Pair stems by name, within a folder or among the files given by name."""
+    groups: dict[tuple, dict[str, _File]] = {}
+    for file in sorted(files, key=lambda file: (file.root, file.part, file.name)):
+        song, role = file.part
+        folder = file.path.parent if file.root < 0 else file.root
+        members = groups.setdefault((file.root, str(folder), song, role == "mixture"), {})
+        if role in members:
+            raise PlanError(
+                f"expected one file for the {role} of a song; got {members[role].path} and {file.path}; "
+                "remove one, or name the pairs in a manifest"
+            )
+        members[role] = file
+    for members in groups.values():
+        first = members.get("vocals") or next(iter(members.values()))
+        paths = {role: str(file.path.absolute()) for role, file in members.items()}
+        fields = {"vocal_path": paths.get("vocals"), "accompaniment_path": paths.get("accompaniment")}
+        if "mixture" in paths:
+            kind = "stems_path" if first.name.lower().endswith(MULTI_STEM_SUFFIXES) else "mixture_path"
+            fields = {kind: paths["mixture"]}
+        song = first.part[0] if len(members) == 2 else first.name
+        yield Song(_digest(song), first.name.encode("utf-8", "backslashreplace").decode(), **fields)
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha1(name.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()
+
+
+def _refuse_duplicates(songs: list[Song]) -> None:
+    seen: dict[str, Song] = {}
+    for song in songs:
+        if song.id in seen:
+            raise PlanError(
+                f"expected unique ids; got {song.id!r} for {seen[song.id].source} and {song.source}; "
+                "give each song an id of its own, or pass the files' common folder"
+            )
+        seen[song.id] = song
