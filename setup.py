@@ -24,8 +24,15 @@ NATIVE = "duotok.kernels._native"
 # Fused multiply-add wherever the instruction set has it: it is both faster and more accurate here. No -march: the
 # library chooses its instruction set when it runs.
 GNU_FLAGS = [
-    "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-fvisibility-inlines-hidden",
-    "-Wno-psabi", "-g0", "-pthread",
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-fvisibility-inlines-hidden",
+    "-Wno-psabi",
+    "-g0",
+    "-pthread",
 ]
 MSVC_FLAGS = ["/std:c++17", "/O2", "/EHsc"]
 

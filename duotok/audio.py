@@ -209,7 +209,7 @@ def _open_pyav(path: Path, stream: int) -> Iterator[AudioReader]:
         if container.format.name != "aac":  # FFmpeg estimates the length of raw AAC from its bit rate
             stated = chosen.duration and chosen.duration * chosen.time_base  # Matroska leaves it to the container
             samples = round((stated or Fraction(container.duration or 0, av.time_base)) * (chosen.rate or 0)) or None
-        info = _read_info(path, chosen.rate, chosen.codec_context.layout.nb_channels, samples, False, "pyav")
+        info = _read_info(path, chosen.rate, len(chosen.codec_context.layout.channels), samples, False, "pyav")
         if chosen.codec_context.name == "flac":  # FFmpeg looks at the checksums of its frames only when told to
             chosen.codec_context.options = {"err_detect": "crccheck+explode"}
         yield AudioReader(info, path, _pyav_blocks(container, chosen, info, path))

@@ -136,8 +136,13 @@ class Demucs:
 
         wave = torch.from_numpy(np.ascontiguousarray(mixture)).to(self._device)
         mean, std = wave.mean(), wave.mean(0).std() + 1e-8
-        # shifts=0: the default shift is random.
-        stems = apply_model(self._model, ((wave - mean) / std)[None], shifts=0, split=True, overlap=0.25)[0]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # more of them change the last bit, and workers have each their own number
+        try:
+            # shifts=0: the default shift is random.
+            stems = apply_model(self._model, ((wave - mean) / std)[None], shifts=0, split=True, overlap=0.25)[0]
+        finally:
+            torch.set_num_threads(threads)
         return (stems[self._vocals] * std + mean).cpu().numpy()
 
 

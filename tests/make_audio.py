@@ -40,10 +40,9 @@ def encode(path: Path, wave: np.ndarray, rate: int, codec: str, quality: int | N
     wave = np.atleast_2d(wave)
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(wave)]
     with av.open(str(path), "w", options=container) as file:
-        stream = file.add_stream(codec, rate=rate, layout=layout)
-        if quality is not None:
-            stream.codec_context.qscale = True
-            stream.codec_context.global_quality = quality * 118  # FFmpeg's lambda
+        # FFmpeg counts quality in units of its lambda, 118
+        variable = {} if quality is None else {"flags": "+qscale", "global_quality": str(quality * 118)}
+        stream = file.add_stream(codec, rate=rate, layout=layout, options=variable)
         for start in range(0, wave.shape[1], 1024):
             piece = np.ascontiguousarray(wave[:, start : start + 1024])
             frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=layout)

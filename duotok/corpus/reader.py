@@ -207,12 +207,15 @@ def _write_through(
     # Workers that come upon the same song write files of their own. RF64, as a wav ends at 4 GB, three hours of two stems.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.wav")
     try:
-        with _writing(path), soundfile.SoundFile(temporary, "w", sample_rate, 2, "FLOAT", format="RF64") as file:
+        with _writing(path):
+            file = soundfile.SoundFile(temporary, "w", sample_rate, 2, "FLOAT", format="RF64")
+        with file:
             for pair in pairs:
-                file.write(np.stack(pair, axis=1))
+                with _writing(path):
+                    file.write(np.stack(pair, axis=1))
                 yield pair
-        with _writing(path), temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        with _writing(path), temporary.open("rb") as written:
+            os.fsync(written.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -220,7 +223,7 @@ def _write_through(
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn a failed write into the machine's error, and let the song's own errors pass."""
+    """Turn a failed write into the machine's error, apart from those of the song."""
     try:
         yield
     except (soundfile.LibsndfileError, OSError) as error:

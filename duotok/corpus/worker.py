@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from duotok.audio import AudioError, file_sha256
@@ -48,7 +49,7 @@ def tokenize_song(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> Outco
         raise OSError(f"expected memory for {song.source}; got {error}; use fewer workers or a smaller batch") from error
     except OSError as error:
         return Outcome(None, _failure(song, "open", "io_error", error), 0.0)
-    except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+    except (RuntimeError, ValueError, ArithmeticError, AssertionError, LookupError, TypeError) as error:
         # A defect of ours or of a decoder: reported with the song it needs, and with its traceback in the log.
         logger.debug("song %s", song.id, exc_info=True)
         return Outcome(None, _failure(song, "encode", "error", error), 0.0)
@@ -58,12 +59,15 @@ def tokenize_song(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> Outco
 def _row(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> dict[str, Any]:
     with open_song(song, policy) as opened:
         stream = tokenizer.stream(opened.sample_rate)
-        pieces = [stream.push(vocals, accompaniment) for vocals, accompaniment in opened.blocks()]
-        num_samples, rate = opened.num_samples, opened.source_rate
+        # One block that grows, frame by frame: a small tensor for each second of three hours would fragment the heap.
+        stored = bytearray()
+        for vocals, accompaniment in opened.blocks():
+            stored += stream.push(vocals, accompaniment).T.numpy().tobytes()
+        num_samples, rate, channels = opened.num_samples, opened.source_rate, opened.channels
         num_frames = tokenizer.num_frames(num_samples, rate)
-        codes = torch.cat([*pieces, stream.finish(num_frames)], dim=1)
-        channels = opened.channels
-    assert codes.shape == (2, num_frames), f"expected codes (2, {num_frames}), got {tuple(codes.shape)}"
+        stored += stream.finish(num_frames).T.numpy().tobytes()
+    codes = np.frombuffer(stored, np.int64).reshape(-1, 2).T  # (2, T)
+    assert codes.shape == (2, num_frames), f"expected codes (2, {num_frames}), got {codes.shape}"
     row = {
         "id": song.id,
         "vocal_codes": codes[0].tolist(),
