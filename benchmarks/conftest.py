@@ -22,6 +22,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     """Record what the numbers depend on, and nothing that names the machine."""
     for private in ("node", "release", "system"):
         machine_info.pop(private, None)
+    machine_info.get("cpu", {}).pop("flags", None)
     machine_info["torch"] = torch.__version__
     machine_info["torch_threads"] = torch.get_num_threads()
     machine_info["cpu_capability"] = torch.backends.cpu.get_cpu_capability()

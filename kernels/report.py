@@ -7,8 +7,8 @@ The module of an op, or the `<op>_triton` beside it, may have `ahead_of_time() -
 it finds there with Triton's own compiler, ptxas and disassemblers. It runs on Triton 3.6 to 3.9. To see another version than
 the installed one:
 
-    pip install --no-deps --target /tmp/other triton==3.6.0
-    PYTHONPATH=/tmp/other python -m duotok.kernels.report
+    pip install --no-deps --target other triton==3.6.0
+    PYTHONPATH=other python -m duotok.kernels.report
 
 Instructions are those of the inner loop (the whole kernel where there is none), both sides of every branch counted, divided
 by the units of work (elements, or (row, code) pairs) that a thread does in it; half-rate instructions are comparisons,
