@@ -46,6 +46,16 @@ class BuildNative(build_ext):
         ext.extra_link_args = [] if msvc else ["-pthread"]
         super().build_extension(ext)
 
+    def copy_extensions_to_source(self) -> None:
+        """Put the library beside the source, as an editable install wants it, at once: processes may have the old one open."""
+        for ext in self.extensions:
+            built = Path(self.build_lib, self.get_ext_filename(ext.name))
+            if not built.exists():
+                continue  # it failed to build, which is allowed
+            target = Path(self.get_finalized_command("build_py").get_package_dir("duotok.kernels"), built.name)
+            self.copy_file(str(built), f"{target}.new")
+            Path(f"{target}.new").replace(target)
+
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split(".")).with_suffix(".dll" if os.name == "nt" else ".so"))
 
@@ -65,11 +75,10 @@ def native_library() -> list[Extension]:
     build = os.environ.get("DUOTOK_BUILD", "auto")
     if build not in ("auto", "none"):
         raise SystemExit(f"DUOTOK_BUILD: expected auto or none; got {build!r}; unset it")
-    headers = ["duotok_native.h", "mel_chroma_cpu.h", "spectrum_job.h", "lanes.h", "fft.h", "mel_chroma.h", "cpu_block.h"]
     library = Extension(
         NATIVE,
-        sources=["csrc/native.cpp", "csrc/mel_chroma_cpu.cpp"],
-        depends=[f"csrc/{header}" for header in headers],
+        sources=[f"csrc/{name}.cpp" for name in ("native", "arguments", "fft_tables", "mel_chroma_cpu")],
+        depends=[str(header) for header in Path("csrc").glob("*.h")],
         language="c++",
         optional=True,
     )

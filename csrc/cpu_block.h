@@ -40,20 +40,27 @@ static void compute_spectrum(const Lane *data, const SpectrumJob &job, Lane *spe
     for (int k = 0; job.magnitude && k <= job.fft.points; ++k) spectrum[k] = square_root(spectrum[k]);
 }
 
-static void store_mel(const Lane *spectrum, const SpectrumJob &job, float *const rows[kLanes], int num_rows) {
+// Write four bands of num_rows frames; where a band's frames are neighbours in memory, lanes already have their order.
+static void store_bands(const Lane values[4], const Output &out, int band, int num_rows) {
+    if (out.frame_stride != 1) return store_quads(values, out.data + band, out.frame_stride, num_rows);
+    for (int i = 0; i < 4; ++i) memcpy(out.data + (band + i) * out.band_stride, values + i, num_rows * sizeof(float));
+}
+
+static void store_mel(const Lane *spectrum, const SpectrumJob &job, const Output &out, int num_rows) {
     int band = 0;
     for (; band + 4 <= job.num_bands; band += 4) {
         Lane values[4];
-        for (int i = 0; i < 4; ++i) values[i] = log_band(band_sum(spectrum, job, band + i), job);
-        store_quads(values, rows, num_rows, band);
+        for (int i = 0; i < 4; ++i) values[i] = band_value(band_sum(spectrum, job, band + i), job);
+        store_bands(values, out, band, num_rows);
     }
     for (; band < job.num_bands; ++band) {
-        const Lane value = log_band(band_sum(spectrum, job, band), job);
-        for (int row = 0; row < num_rows; ++row) rows[row][band] = ((const float *)&value)[row];
+        const Lane value = band_value(band_sum(spectrum, job, band), job);
+        for (int row = 0; row < num_rows; ++row)
+            out.data[row * out.frame_stride + band * out.band_stride] = ((const float *)&value)[row];
     }
 }
 
-static void store_chroma(const Lane *spectrum, const SpectrumJob &job, float *const rows[kLanes], int num_rows) {
+static void store_chroma(const Lane *spectrum, const SpectrumJob &job, const Output &out, int num_rows) {
     // Runs keep the rounding of a long sum small.
     constexpr int kRun = 64;
     const int num_bins = job.fft.points + 1;
@@ -61,28 +68,28 @@ static void store_chroma(const Lane *spectrum, const SpectrumJob &job, float *co
     for (int k = 0; k < num_bins; k += kRun)
         add_chroma(spectrum, job, k, k + kRun < num_bins ? k + kRun : num_bins, values);
     if (job.chroma_normalize) normalize_chroma(values);
-    for (int c = 0; c < kPitchClasses; c += 4) store_quads(values + c, rows, num_rows, c);
+    for (int c = 0; c < kPitchClasses; c += 4) store_bands(values + c, out, c, num_rows);
 }
 
 // Compute num_rows frames of the block.
 //
-// samples: kLanes rows of n_fft samples, all readable, those from num_rows on ignored. mel, chroma: kLanes output rows, NULL
-// where not wanted. scratch: scratch_lanes(n_fft) Lanes, aligned to a Lane.
+// samples: kLanes rows of n_fft samples, all readable, those from num_rows on ignored. mel, chroma: without data where not
+// wanted. scratch: scratch_lanes(n_fft) Lanes, aligned to a Lane.
 static void process_block(
-    const SpectrumJob &job, const float *const samples[], float *const mel[], float *const chroma[], int num_rows, void *scratch
+    const SpectrumJob &job, const float *const samples[], const Output &mel, const Output &chroma, int num_rows, void *scratch
 ) {
     Lane *data = (Lane *)scratch, *spectrum = data + 2 * job.fft.points;
     load_frames(samples, job, data);
     compute_spectrum(data, job, spectrum);
-    if (mel) store_mel(spectrum, job, mel, num_rows);
-    if (chroma) store_chroma(spectrum, job, chroma, num_rows);
+    if (mel.data) store_mel(spectrum, job, mel, num_rows);
+    if (chroma.data) store_chroma(spectrum, job, chroma, num_rows);
 }
 
-// The Mel row of silence: (F,) written to out.
-static void silent_mel(const SpectrumJob &job, float *out) {
-    const Lane value = log_band(Lane{}, job);
-    for (int band = 0; band < job.num_bands; ++band) out[band] = ((const float *)&value)[0];
+// The Mel value of silence, the same for every band.
+static float silent_band(const SpectrumJob &job) {
+    const Lane value = band_value(Lane{}, job);
+    return ((const float *)&value)[0];
 }
 
-static const BlockFunctions functions = {kLanes, process_block, silent_mel};
+static const BlockFunctions functions = {kLanes, process_block, silent_band};
 #undef DUOTOK_LANES

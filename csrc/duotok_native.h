@@ -19,11 +19,12 @@ extern "C" {
 #endif
 
 /* Raised whenever a structure or the meaning of an argument changes; callers refuse any other version. */
-#define DUOTOK_ABI_VERSION 1
+#define DUOTOK_ABI_VERSION 2
 
 enum duotok_status { DUOTOK_OK = 0, DUOTOK_INVALID = 1, DUOTOK_OUT_OF_MEMORY = 2, DUOTOK_SYSTEM_ERROR = 3 };
 enum duotok_sample_type { DUOTOK_FLOAT32 = 0, DUOTOK_INT16 = 1 };
-enum duotok_log { DUOTOK_LOG_NONE = 0, DUOTOK_LOG_DB = 1, DUOTOK_LOG_LN = 2 };
+enum duotok_pad { DUOTOK_PAD_REFLECT = 0, DUOTOK_PAD_ZERO = 1 };
+enum duotok_log { DUOTOK_LOG_NONE = 0, DUOTOK_LOG_DB = 1, DUOTOK_LOG_LN = 2, DUOTOK_LOG_LOG10 = 3 };
 
 /* Return DUOTOK_ABI_VERSION of the built library. */
 DUOTOK_API int32_t duotok_abi_version(void);
@@ -39,24 +40,30 @@ DUOTOK_API int32_t duotok_use_cpu_isa(const char *name);
 /* Return the calling thread's last error as a sentence ("" before the first). Valid until that thread's next call. */
 DUOTOK_API const char *duotok_last_error(void);
 
-/* Arguments of duotok_mel_chroma. B clips of S samples; T = S / hop + 1 frames, frame t centred on sample t * hop, the clip
- * reflected at both of its own ends; K = n_fft / 2 + 1 frequency bins; F bands. Arrays are contiguous unless said. */
+/* Arguments of duotok_mel_chroma. B clips of S samples in C channels; a clip with `pad` samples more at both of its own
+ * ends has T = (S + 2 pad - n_fft) / hop + 1 frames, none if it is shorter than n_fft; frame t begins `pad` samples before
+ * sample t * hop. K = n_fft / 2 + 1 frequency bins; F bands. Arrays are contiguous unless said. */
 typedef struct duotok_mel_chroma_args {
-    const void *wave;            /* (B, S) float32, or int16 read as sample / 32768 */
+    const void *wave;            /* (B, C, S) float32, or int16 read as sample / 32768 */
     const int64_t *lengths;      /* (B,) valid samples of each clip, 1 to S; NULL if all S are */
     int64_t batch;               /* B, 0 or more */
+    int64_t channels;            /* C, 1 or more; a clip is the mean of its channels */
     int64_t samples;             /* S, 1 or more */
     int64_t row_stride;          /* from one clip to the next, in samples, 0 or more */
+    int64_t channel_stride;      /* from one channel to the next, in samples, 0 or more */
     int64_t hop;                 /* samples, 1 or more */
+    int64_t pad;                 /* samples, 0 to n_fft; n_fft / 2 centres frame t on sample t * hop */
     const float *window;         /* (n_fft,) */
     int32_t n_fft;               /* power of two, 256 to 4096 */
     int32_t sample_type;         /* duotok_sample_type */
     int32_t power;               /* 2: |X|^2, 1: |X| */
     int32_t num_threads;         /* 1 or more; results do not depend on it */
+    int32_t pad_mode;            /* duotok_pad: reflection that does not repeat the end, as often as needed, or zeros */
+    int32_t bands_first;         /* layout of both outputs; 0: (B, T, F), (B, T, 12); 1: (B, F, T), (B, 12, T) */
 
     /* Log-Mel, or any other bank whose bands are runs of bins; mel NULL if not wanted. Band f sums
      * band_weights[band_offset[f] + i] * spectrum[band_first[f] + i] over i < band_offset[f + 1] - band_offset[f]. */
-    float *mel;                  /* (B, T, F) output; rows beyond a clip's own end hold the value of silence */
+    float *mel;                  /* output; frames beyond a clip's own end hold the value of silence */
     int64_t mel_size;            /* floats in mel, must be B * T * F */
     const int32_t *band_first;   /* (F,) lowest bin of each band */
     const int64_t *band_offset;  /* (F + 1,) into band_weights, ascending from 0 to band_size */
@@ -64,15 +71,17 @@ typedef struct duotok_mel_chroma_args {
     int64_t band_size;           /* floats in band_weights */
     int32_t num_bands;           /* F, 1 or more */
     int32_t band_bins;           /* bins the bank was made for, must be K */
-    int32_t log_mode;            /* duotok_log: the sums themselves, 10 log10, or the natural logarithm */
+    int32_t log_mode;            /* duotok_log: the sums themselves, 10 log10, the natural logarithm, log10 */
     float floor;                 /* sums are raised to it before a logarithm; not NaN */
+    float mean;                  /* finite; last of all, values become (value - mean) * scale: 0 and 1 leave them */
+    float scale;                 /* finite */
 
     /* Chroma; NULL if not wanted. */
-    float *chroma;               /* (B, T, 12) output; rows beyond a clip's own end are 0 */
+    float *chroma;               /* output; frames beyond a clip's own end are 0 */
     int64_t chroma_size;         /* floats in chroma, must be B * T * 12 */
     const float *chroma_bank;    /* (K, 12) */
     int32_t chroma_bins;         /* bins the bank was made for, must be K */
-    int32_t chroma_normalize;    /* not 0: divide each row by its maximum where that is at least 1e-10 */
+    int32_t chroma_normalize;    /* not 0: divide each frame by its maximum where that is at least 1e-10 */
 } duotok_mel_chroma_args;
 
 /* Compute log-Mel bands, chroma, or both, of a batch in one pass over one spectrum.

@@ -13,6 +13,7 @@ typedef bool LaneMask;
 
 DUOTOK_PHASE Lane square_root(Lane x) { return sqrtf(x); }
 DUOTOK_PHASE Lane natural_log(Lane x) { return logf(x); }
+DUOTOK_PHASE Lane decimal_log(Lane x) { return log10f(x); }
 DUOTOK_PHASE Lane decibels(Lane x) { return 10.0f * log10f(x); }
 DUOTOK_PHASE void transpose_quads(Lane[4]) {}
 
@@ -20,8 +21,8 @@ DUOTOK_PHASE void load_quads(const float *const rows[kLanes], int64_t offset, La
     for (int i = 0; i < 4; ++i) out[i] = rows[0][offset + i];
 }
 
-DUOTOK_PHASE void store_quads(const Lane in[4], float *const rows[kLanes], int num_rows, int64_t offset) {
-    for (int i = 0; i < 4 && num_rows; ++i) rows[0][offset + i] = in[i];
+DUOTOK_PHASE void store_quads(const Lane in[4], float *row, int64_t, int) {
+    for (int i = 0; i < 4; ++i) row[i] = in[i];
 }
 
 #else
@@ -55,6 +56,7 @@ DUOTOK_PHASE Lane scaled_log(Lane x, float factor, float high, float low) {
 }
 
 DUOTOK_PHASE Lane natural_log(Lane x) { return scaled_log(x, 1.0f, 0.693115234375f, 3.1946185e-5f); }
+DUOTOK_PHASE Lane decimal_log(Lane x) { return scaled_log(x, 0.4342944819f, 0.301025390625f, 4.60503898e-6f); }
 DUOTOK_PHASE Lane decibels(Lane x) { return scaled_log(x, 4.342944819f, 3.009765625f, 5.34331640e-4f); }
 
 // In every run of four lanes, exchange lane j of v[i] with lane i of v[j].
@@ -114,12 +116,12 @@ DUOTOK_PHASE void load_quads(const float *const rows[kLanes], int64_t offset, La
     transpose_quads(out);
 }
 
-// The inverse for the first num_rows lanes: write in[0 .. 3] of each to its row.
-DUOTOK_PHASE void store_quads(const Lane in[4], float *const rows[kLanes], int num_rows, int64_t offset) {
+// The inverse for the first num_rows lanes: write in[0 .. 3] of each to its row, the rows row_stride apart.
+DUOTOK_PHASE void store_quads(const Lane in[4], float *rows, int64_t row_stride, int num_rows) {
     Lane v[4] = {in[0], in[1], in[2], in[3]};
     transpose_quads(v);
     for (int row = 0; row < num_rows; ++row)
-        __builtin_memcpy(rows[row] + offset, (const float *)&v[row & 3] + (row & ~3), sizeof(Quad));
+        __builtin_memcpy(rows + row * row_stride, (const float *)&v[row & 3] + (row & ~3), sizeof(Quad));
 }
 
 #endif

@@ -15,11 +15,14 @@ DUOTOK_PHASE Lane band_sum(const Lane *spectrum, const SpectrumJob &job, int ban
     return count % 2 ? even + odd + bin[count - 1] * weight[count - 1] : even + odd;
 }
 
-// The comparison keeps a NaN, as torch.clamp does.
-DUOTOK_PHASE Lane log_band(Lane sum, const SpectrumJob &job) {
-    if (job.log == Log::kNone) return sum;
-    const Lane raised = sum < job.floor ? Lane{} + job.floor : sum;
-    return job.log == Log::kDecibel ? decibels(raised) : natural_log(raised);
+// A band's value from its sum. The comparison keeps a NaN, as torch.clamp does.
+DUOTOK_PHASE Lane band_value(Lane sum, const SpectrumJob &job) {
+    Lane value = sum;
+    if (job.log != Log::kNone) {
+        const Lane raised = sum < job.floor ? Lane{} + job.floor : sum;
+        value = job.log == Log::kDecibel ? decibels(raised) : job.log == Log::kNatural ? natural_log(raised) : decimal_log(raised);
+    }
+    return (value - job.mean) * job.scale;
 }
 
 // Add bins begin .. end - 1 to the twelve pitch classes.

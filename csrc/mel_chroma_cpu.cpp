@@ -1,4 +1,4 @@
-// Log-Mel and chroma on the CPU: tables, the choice of instruction set, and threads over blocks of frames.
+// Log-Mel and chroma on the CPU: the choice of instruction set, and threads over blocks of frames.
 //
 // A block is the frames of one clip that fill the lanes of a vector register; it is loaded, transformed and reduced to its
 // bands in a working set that fits the second-level cache. Which frames form a block is fixed by the clip alone, and lanes
@@ -12,12 +12,12 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <functional>
-#include <mutex>
 #include <new>
 #include <thread>
 #include <vector>
 
+#include "fft_tables.h"
+#include "framing.h"
 #include "spectrum_job.h"
 
 #if defined(__GNUC__)
@@ -43,8 +43,8 @@ namespace {
 struct BlockFunctions {
     int lanes;
     void (*process_block)(
-        const SpectrumJob &, const float *const *samples, float *const *mel, float *const *chroma, int num_rows, void *scratch);
-    void (*silent_mel)(const SpectrumJob &, float *out);
+        const SpectrumJob &, const float *const *samples, const Output &mel, const Output &chroma, int num_rows, void *scratch);
+    float (*silent_band)(const SpectrumJob &);
 };
 
 constexpr int kMaxLanes = 16, kAlignment = 64, kMaxThreads = 1024;
@@ -130,46 +130,6 @@ const InstructionSet *current_set() {
     return chosen ? chosen : best_set();
 }
 
-struct OwnedTables {
-    std::once_flag once;
-    std::vector<float> twiddles, split;
-    std::vector<int32_t> position;
-    FftTables view;
-};
-
-void append_root(std::vector<float> &table, int64_t numerator, int64_t denominator) {
-    const double angle = -2.0 * 3.14159265358979323846 * double(numerator) / double(denominator);
-    table.push_back(float(cos(angle)));
-    table.push_back(float(sin(angle)));
-}
-
-// Where transform() of cpu_block.h leaves bin k of `size` points.
-int32_t position_of_bin(int k, int size) {
-    if (size == 1) return 0;
-    const int radix = size == 2 ? 2 : 4;
-    return k % radix * (size / radix) + position_of_bin(k / radix, size / radix);
-}
-
-void build_tables(OwnedTables &tables, int n_fft) {
-    const int points = n_fft / 2;
-    // Empty unless an earlier attempt ran out of memory.
-    tables.twiddles.clear(), tables.split.clear(), tables.position.clear();
-    for (int size = points; size > 4; size /= 4)
-        for (int j = 0; j < size / 4; ++j)
-            for (int q = 1; q < 4; ++q) append_root(tables.twiddles, int64_t(q) * j, size);
-    for (int k = 0; k <= points / 2; ++k) append_root(tables.split, k, n_fft);
-    for (int k = 0; k < points; ++k) tables.position.push_back(position_of_bin(k, points));
-    tables.view = {points, tables.twiddles.data(), tables.split.data(), tables.position.data()};
-}
-
-// Compute the tables of an n_fft out of 256, 512 .. 4096 once per process.
-const FftTables &fft_tables(int n_fft) {
-    static OwnedTables all[5];
-    OwnedTables &tables = all[n_fft == 256 ? 0 : n_fft == 512 ? 1 : n_fft == 1024 ? 2 : n_fft == 2048 ? 3 : 4];
-    std::call_once(tables.once, build_tables, std::ref(tables), n_fft);
-    return tables.view;
-}
-
 // One call: its constants, and what a thread needs to work on a block.
 class Call {
 public:
@@ -181,12 +141,13 @@ private:
     void process(int64_t block, float *stage, void *scratch) const;
     void place_samples(int64_t clip, int64_t frame, int count, float *stage, const float *rows[]) const;
     void stage_samples(int64_t clip, int64_t begin, int64_t end, float *out) const;
+    Output output(float *data, int num_bands, int64_t clip, int64_t frame) const;
     int64_t size_of(int64_t clip) const { return args_.lengths ? args_.lengths[clip] : args_.samples; }
 
     const duotok_mel_chroma_args &args_;
     const BlockFunctions &functions_;
     const int64_t frames_, blocks_per_clip_, num_blocks_;
-    std::vector<float> window_, silence_;
+    std::vector<float> window_;
     SpectrumJob job_;
     std::atomic<int64_t> next_block_{0};
 };
@@ -194,24 +155,14 @@ private:
 Call::Call(const duotok_mel_chroma_args &args, const BlockFunctions &functions)
     : args_(args),
       functions_(functions),
-      frames_(args.samples / args.hop + 1),
-      blocks_per_clip_((frames_ - 1) / functions.lanes + 1),
+      frames_(num_frames(args.samples, args.pad, args.n_fft, args.hop)),
+      blocks_per_clip_((frames_ + functions.lanes - 1) / functions.lanes),
       num_blocks_(args.batch * blocks_per_clip_),
       window_(args.window, args.window + args.n_fft),
-      silence_(args.mel ? args.num_bands : 0) {
-    for (float &weight : window_) weight *= args.sample_type == DUOTOK_INT16 ? 0.5f / 32768 : 0.5f;
-    job_.fft = fft_tables(args.n_fft);
+      job_(spectrum_job(args)) {
+    for (float &weight : window_) weight *= window_factor(args);
     job_.window = window_.data();
-    job_.magnitude = args.power == 1;
-    job_.num_bands = args.num_bands;
-    job_.band_first = args.band_first;
-    job_.band_offset = args.band_offset;
-    job_.band_weights = args.band_weights;
-    job_.log = Log(args.log_mode);
-    job_.floor = args.floor;
-    job_.chroma_bank = args.chroma_bank;
-    job_.chroma_normalize = args.chroma_normalize != 0;
-    if (args.mel) functions.silent_mel(job_, silence_.data());
+    job_.fft = fft_tables(args.n_fft);
 }
 
 void Call::run() {
@@ -237,33 +188,40 @@ void Call::work() {
     operator delete(memory, alignment);
 }
 
+// Where the frames of a clip from `frame` on go.
+Output Call::output(float *data, int num_bands, int64_t clip, int64_t frame) const {
+    const int64_t frame_stride = args_.bands_first ? 1 : num_bands, band_stride = args_.bands_first ? frames_ : 1;
+    return {data ? data + clip * frames_ * num_bands + frame * frame_stride : nullptr, frame_stride, band_stride};
+}
+
+void fill(const Output &out, int num_bands, int begin, int end, float value) {
+    for (int row = begin; out.data && row < end; ++row)
+        for (int band = 0; band < num_bands; ++band) out.data[row * out.frame_stride + band * out.band_stride] = value;
+}
+
 void Call::process(int64_t block, float *stage, void *scratch) const {
     const int64_t clip = block / blocks_per_clip_, frame = block % blocks_per_clip_ * functions_.lanes;
-    const int lanes = functions_.lanes;
-    const int rows = int(std::min<int64_t>(lanes, frames_ - frame));
-    const int valid = int(std::max<int64_t>(0, std::min<int64_t>(rows, size_of(clip) / args_.hop + 1 - frame)));
-    const float *samples[kMaxLanes];
-    float *mel[kMaxLanes], *chroma[kMaxLanes];
-    for (int row = 0; row < rows; ++row) {
-        const int64_t index = clip * frames_ + frame + row;
-        if (args_.mel) mel[row] = args_.mel + index * args_.num_bands;
-        if (args_.chroma) chroma[row] = args_.chroma + index * kPitchClasses;
-    }
+    const int64_t clip_frames = num_frames(size_of(clip), args_.pad, args_.n_fft, args_.hop);
+    const int rows = int(std::min<int64_t>(functions_.lanes, frames_ - frame));
+    const int valid = int(std::max<int64_t>(0, std::min<int64_t>(rows, clip_frames - frame)));
+    const Output mel = output(args_.mel, args_.num_bands, clip, frame);
+    const Output chroma = output(args_.chroma, kPitchClasses, clip, frame);
     if (valid) {
+        const float *samples[kMaxLanes];
         place_samples(clip, frame, valid, stage, samples);
-        functions_.process_block(job_, samples, args_.mel ? mel : nullptr, args_.chroma ? chroma : nullptr, valid, scratch);
+        functions_.process_block(job_, samples, mel, chroma, valid, scratch);
     }
-    for (int row = valid; row < rows; ++row) {
-        if (args_.mel) std::copy(silence_.begin(), silence_.end(), mel[row]);
-        if (args_.chroma) std::fill_n(chroma[row], kPitchClasses, 0.0f);
+    if (valid < rows) {
+        fill(mel, args_.num_bands, valid, rows, functions_.silent_band(job_));
+        fill(chroma, kPitchClasses, valid, rows, 0.0f);
     }
 }
 
 // Point rows at the samples of `count` frames: in place where they lie within the clip, else staged.
 void Call::place_samples(int64_t clip, int64_t frame, int count, float *stage, const float *rows[]) const {
     const int n_fft = args_.n_fft;
-    const int64_t hop = args_.hop, begin = frame * hop - n_fft / 2, end = begin + (count - 1) * hop + n_fft;
-    if (args_.sample_type == DUOTOK_FLOAT32 && begin >= 0 && end <= size_of(clip)) {
+    const int64_t hop = args_.hop, begin = frame * hop - args_.pad, end = begin + (count - 1) * hop + n_fft;
+    if (args_.sample_type == DUOTOK_FLOAT32 && args_.channels == 1 && begin >= 0 && end <= size_of(clip)) {
         const float *wave = static_cast<const float *>(args_.wave) + clip * args_.row_stride;
         for (int row = 0; row < count; ++row) rows[row] = wave + begin + row * hop;
     } else {
@@ -278,28 +236,28 @@ void Call::place_samples(int64_t clip, int64_t frame, int count, float *stage, c
     std::fill(rows + count, rows + functions_.lanes, rows[0]);
 }
 
-// Fold a position of any sign into [0, size) by reflection that does not repeat the end samples.
-int64_t reflect(int64_t position, int64_t size) {
-    const int64_t period = std::max<int64_t>(2 * (size - 1), 1);
-    const int64_t folded = (position % period + period) % period;
-    return std::max<int64_t>(std::min(folded, period - folded), 0);
-}
-
+// Add samples begin .. end - 1 of a padded channel.
 template <class Sample>
-void copy_reflected(const Sample *wave, int64_t size, int64_t begin, int64_t end, float *out) {
+void add_channel(const Sample *wave, int64_t size, int32_t pad_mode, int64_t begin, int64_t end, float *out) {
     const int64_t inside_begin = std::min(std::max<int64_t>(begin, 0), end);
     const int64_t inside_end = std::max(std::min(end, size), inside_begin);
-    for (int64_t i = begin; i < inside_begin; ++i) *out++ = float(wave[reflect(i, size)]);
-    for (int64_t i = inside_begin; i < inside_end; ++i) *out++ = float(wave[i]);
-    for (int64_t i = inside_end; i < end; ++i) *out++ = float(wave[reflect(i, size)]);
+    for (int64_t i = begin; i < inside_begin; ++i) *out++ += padded_sample(wave, i, size, pad_mode);
+    for (int64_t i = inside_begin; i < inside_end; ++i) *out++ += float(wave[i]);
+    for (int64_t i = inside_end; i < end; ++i) *out++ += padded_sample(wave, i, size, pad_mode);
 }
 
 void Call::stage_samples(int64_t clip, int64_t begin, int64_t end, float *out) const {
-    const int64_t offset = clip * args_.row_stride;
-    if (args_.sample_type == DUOTOK_INT16)
-        copy_reflected(static_cast<const int16_t *>(args_.wave) + offset, size_of(clip), begin, end, out);
-    else
-        copy_reflected(static_cast<const float *>(args_.wave) + offset, size_of(clip), begin, end, out);
+    const int64_t size = size_of(clip);
+    std::fill(out, out + (end - begin), 0.0f);
+    for (int64_t channel = 0; channel < args_.channels; ++channel) {
+        const int64_t offset = clip * args_.row_stride + channel * args_.channel_stride;
+        if (args_.sample_type == DUOTOK_INT16)
+            add_channel(static_cast<const int16_t *>(args_.wave) + offset, size, args_.pad_mode, begin, end, out);
+        else
+            add_channel(static_cast<const float *>(args_.wave) + offset, size, args_.pad_mode, begin, end, out);
+    }
+    if (args_.channels > 1)
+        for (int64_t i = 0; i < end - begin; ++i) out[i] /= float(args_.channels);
 }
 
 }  // namespace

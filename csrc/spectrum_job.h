@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "duotok_native.h"
+
 namespace duotok {
 
 constexpr int kPitchClasses = 12;
@@ -22,7 +24,13 @@ struct FftTables {
     const int32_t *position;
 };
 
-enum class Log : int32_t { kNone, kDecibel, kNatural };
+enum class Log : int32_t { kNone, kDecibel, kNatural, kDecimal };
+
+// Where the bands of some frames go: band f of frame t at data[t * frame_stride + f * band_stride]. One stride is 1.
+struct Output {
+    float *data;
+    int64_t frame_stride, band_stride;
+};
 
 // One call's constants; the arrays are those of duotok_mel_chroma_args.
 struct SpectrumJob {
@@ -36,10 +44,32 @@ struct SpectrumJob {
     const int64_t *band_offset;
     const float *band_weights;
     Log log;
-    float floor;
+    float floor, mean, scale;
 
     const float *chroma_bank;
     bool chroma_normalize;
 };
+
+// What the window is multiplied by; see SpectrumJob.
+inline float window_factor(const duotok_mel_chroma_args &args) {
+    return args.sample_type == DUOTOK_INT16 ? 0.5f / 32768 : 0.5f;
+}
+
+// The job of a call, without its window and its tables.
+inline SpectrumJob spectrum_job(const duotok_mel_chroma_args &args) {
+    SpectrumJob job = {};
+    job.magnitude = args.power == 1;
+    job.num_bands = args.num_bands;
+    job.band_first = args.band_first;
+    job.band_offset = args.band_offset;
+    job.band_weights = args.band_weights;
+    job.log = Log(args.log_mode);
+    job.floor = args.floor;
+    job.mean = args.mean;
+    job.scale = args.scale;
+    job.chroma_bank = args.chroma_bank;
+    job.chroma_normalize = args.chroma_normalize != 0;
+    return job;
+}
 
 }  // namespace duotok

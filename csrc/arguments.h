@@ -1,0 +1,20 @@
+// Checks of what crosses the C ABI, and the sentence that is left where one fails.
+#pragma once
+
+#include "duotok_native.h"
+
+namespace duotok {
+
+// Keep a sentence for last_error() of this thread; returns status.
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+int32_t fail(int32_t status, const char *format, ...);
+
+// This thread's last sentence; see duotok_last_error.
+const char *last_error();
+
+// Check every argument of a call: DUOTOK_OK, or DUOTOK_INVALID and a sentence.
+int32_t check(const duotok_mel_chroma_args *args);
+
+}  // namespace duotok
