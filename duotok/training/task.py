@@ -50,7 +50,7 @@ class Task(nn.Module):
                 needs no care.
 
         Returns:
-            () losses by name; "loss" is minimised, the others are logged.
+            () losses by name, the same names every time; "loss" is minimised, the others are logged.
         """
         raise NotImplementedError
 
@@ -66,5 +66,13 @@ class Task(nn.Module):
         return {}
 
     def monitor(self) -> dict[str, float]:
-        """Give cheap numbers gathered since the last call, such as the share of codes in use; called when a row is logged."""
+        """Give cheap numbers gathered since the last call, such as the share of codes in use; called when a row is logged.
+
+        What it counts belongs in persistent buffers registered on the task itself: the loop adds up whole numbers, and
+        averages floating ones, over micro-batches and processes, and checkpoints keep them.
+        """
+        return {}
+
+    def settings(self) -> dict:
+        """Return plain values that say what is learned (model, data, losses); a run is resumed only with the same ones."""
         return {}
