@@ -108,9 +108,9 @@ def nearest_code(z: Tensor, codebook: Tensor | PreparedCodebook, fast: bool = Fa
     Args:
         z: (N, D) of any floating dtype; no gradient flows.
         codebook: (K, D), or what `prepare` made of it.
-        fast: allow the answer of the coarse pass, which may differ in near ties. Measured on 3,000 Gaussian rows, 32,768
-            codes, with and without a shared offset of 5 sigma: fp16 as on a GPU (emulated, d = 64) picks another group of
-            codes for 0.03% of the rows; float32 on a CPU (d = 64 and 128) another code for none. The reference ignores it.
+        fast: allow the answer of the coarse pass of a GPU, which may differ in near ties: measured on 3,000 Gaussian rows and
+            32,768 codes, with and without a shared offset of 5 sigma, fp16 (emulated, d = 64) picks another group of codes
+            for 0.03% of the rows. A CPU has nothing to save by it and ignores it.
 
     Returns:
         (N,) int64 indices, ties to the lowest; 0 for rows that are not finite.
@@ -180,15 +180,15 @@ def _triton_op(z: Tensor, codes: Tensor, form: Sequence[Tensor], fast: bool) -> 
 
 
 @torch.library.custom_op("duotok::nearest_code_numba", mutates_args=(), device_types="cpu")
-def _numba_op(z: Tensor, codes: Tensor, form: Sequence[Tensor], fast: bool) -> tuple[Tensor, Tensor]:
+def _numba_op(z: Tensor, codes: Tensor, form: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     from .nearest_code_cpu import search
 
-    return search(z, codes, list(form), fast)
+    return search(z, codes, list(form))
 
 
 @_triton_op.register_fake
 @_numba_op.register_fake
-def _fake_op(z: Tensor, codes: Tensor, form: Sequence[Tensor], fast: bool) -> tuple[Tensor, Tensor]:
+def _fake_op(z: Tensor, codes: Tensor, form: Sequence[Tensor], fast: bool = False) -> tuple[Tensor, Tensor]:
     return z.new_empty(len(z), dtype=torch.int64), z.new_empty(len(z), dtype=torch.int32)
 
 
@@ -225,4 +225,4 @@ def _triton(z: Tensor, codebook: Tensor | PreparedCodebook, fast: bool = False) 
 def _numba(z: Tensor, codebook: Tensor | PreparedCodebook, fast: bool = False) -> Tensor:
     _check(z, codebook)
     form = codebook.numba_form if isinstance(codebook, PreparedCodebook) else []
-    return _numba_op(z.detach(), _codes(codebook), form, fast)[0]
+    return _numba_op(z.detach(), _codes(codebook), form)[0]

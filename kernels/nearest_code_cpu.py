@@ -1,23 +1,26 @@
 # ruff: noqa: ANN001, ANN202 - arguments of the compiled functions are arrays and numbers
 """The CPU twin of nearest_code: a matrix product proposes, float64 decides.
 
-    search(z (N, D), codes (K, D), form, fast) -> index (N,) int64, examined (N,) int32
+    search(z (N, D), codes (K, D), form) -> index (N,) int64, examined (N,) int32
 
 Scores. With every vector moved by the codebook's mean and scaled by powers of two (both leave the arg-min alone), the
-nearest code has the largest S = z.c - t |c|^2 / 2, where t is the row's own scale. Tiles of z.c come from one BLAS product
-each; a numba pass takes their row maxima in blocks of 256 codes, and looks into a block only if it may hold the winner.
+nearest code has the largest S = z.c - t h, where t is the row's own scale and h = |c|^2 / 2. One product gives a tile of S, as
+rows (z, -t) and codes (c, h) hold the norm as a further column; a numba pass takes the maxima of blocks of 256 codes, and
+looks into a block only if it may hold the winner. On CPUs that multiply bfloat16, both factors are rounded to it, and h is
+split in three columns, which is exact to 2^-24.
 
-Bound. Let s be the computed score and u = 2^-24. Centring and rounding change an element by at most u, a product of D
-terms in any order errs by D u, |c|^2 / 2 (accumulated in float64) by 2 u, the difference by u; to first order the sum is
-(D + 6) u (|z||c| + t |c|^2 / 2). `_relative` returns (D + 8) 2^-23, twice that, which also covers the higher orders and
-the float32 norms in it. Where the product itself is narrow, each factor is rounded to 8 bits (2^-8 each), and a bfloat16
-result once more. Values below 2^-126 may be flushed to zero: D 2^-120 is added. So |s - S| <= E(c) =
-relative (|z||c| + t |c|^2 / 2) + absolute. That a product adds in float32 at least is what BLAS and oneDNN promise.
+Bound. Let s be the computed score, u = 2^-24 and v = 2^-8. A product of D + 3 terms in any order errs by (D + 3) u, centring
+and h by 2 u each; to first order the sum is (D + 7) u (|z||c| + t h). `_relative` holds (D + 8) 2^-23, twice that, which
+also covers the higher orders and the norms in it. With z' and c' rounded to bfloat16, z.c - z'.c' = (z - z').c + z'.(c - c')
+adds at most |z - z'||c| + |z'||c - c'|, whose four lengths are measured, and the rounded result v |s|. Values below
+2^-126 may be flushed to zero: D 2^-120 is added. So |s - S| <= E(c) + v |s|. That a product adds in float32 at least is what
+BLAS and oneDNN promise.
 
-Proof that the winner is kept. Within a block E(c) <= E of its longest code. `lower` is the largest s - E over blocks seen: a
-lower bound of the best S. A code whose s + E is below it cannot win; every other code is a candidate. Candidates are
-compared by the exact distance, the lowest index first among equals. A row with more than `_KEPT` candidates is
-measured against the whole codebook. Neither threads nor tiles nor the batch can therefore change an index.
+Proof that the winner is kept. Within a block E(c) is at most that of the block's largest |c| and |c - c'|, and s - v |s| and
+s + v |s| grow with s. `lower` is the largest s - E - v |s| over blocks seen: a lower bound of the best S. A code whose
+s + E + v |s| is below it cannot win; every other code is a candidate. Candidates are compared by the exact distance, the
+lowest index first among equals. A row with more than `_KEPT` candidates in bfloat16 is searched again in float32, and if they
+are too many there, measured against the whole codebook. Neither threads nor tiles nor the batch can therefore change an index.
 
 The idea of streaming tiles of scores past a running best: flash-kmeans (arXiv 2603.09229), faiss's IndexFlatL2.
 """
@@ -35,13 +38,13 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import torch
-from numba.extending import overload
 from torch import Tensor
 
 _BLOCK = 256  # codes whose maximum is taken together
 _KEPT = 64  # candidates remembered per row
 _SUPER = 4096  # rows whose candidates are held at a time
-_ROWS, _CODES = 512, 1024  # a tile of scores: 2 MB, the size of a second-level cache
+_ROWS, _CODES = 512, 1024  # a tile of float32 scores: 2 MB, the size of a second-level cache
+_NARROW_ROWS = 4096  # of a bfloat16 tile: oneDNN packs the codes anew for every product, so products want many rows
 _LANES = 64  # of the exact distance's order of summation, see nearest_code.py
 
 _jit = functools.partial(numba.njit, nogil=True, cache=True)
@@ -53,79 +56,107 @@ class _Codes:
 
     Attributes:
         first: index of the first.
-        table: (C, D) centred and scaled, float32 or bfloat16.
-        half: (C,) float32 |c|^2 / 2.
-        peak: (C / 256,) float32, the largest |c| of each block.
+        table: (C, D + 1) float32 or (C, D + 3 and padding) bfloat16: centred and scaled codes, and their h.
+        reach: (C / 256, 2) float32, the largest |c| and |c - c'| of each block.
     """
 
     first: int
     table: Tensor
-    half: Tensor
-    peak: Tensor
+    reach: Tensor
 
 
 def prepare_form(codes: Tensor) -> list[Tensor]:
-    """Prepare codes (K, D) float32: [frame (D + 1,), table (K, D), half (K,), peak (K / 256,)]."""
+    """Prepare codes (K, D) float32: [frame (D + 1,), table (K, D + norm columns), reach (K / 256, 2)], see `_Codes`."""
     frame = _frame(codes)
-    whole = _centred(codes, frame, 0)
-    return [frame, whole.table, whole.half, whole.peak]
+    whole = _centred(codes, frame, 0, _multiplies_bfloat16())
+    return [frame, whole.table, whole.reach]
 
 
-def search(z: Tensor, codes: Tensor, form: list[Tensor], fast: bool = False) -> tuple[Tensor, Tensor]:
+def search(z: Tensor, codes: Tensor, form: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Find the nearest codes.
 
     Args:
         z: (N, D) float32, float16 or bfloat16.
         codes: (K, D) float32, contiguous.
         form: what `prepare_form` made of the codes, or empty: then it is made in tiles, which costs no memory.
-        fast: return the code of the best score, which may differ from the nearest code in near ties.
 
     Returns:
         (N,) int64 indices, and (N,) int32 how many codes were measured exactly (0: none was in doubt).
     """
     index, examined = torch.zeros(len(z), dtype=torch.int64), torch.zeros(len(z), dtype=torch.int32)
     frame = form[0] if form else _frame(codes)
+    narrow = form[1].dtype == torch.bfloat16 if form else _multiplies_bfloat16()
     for begin in range(0, len(z), _SUPER):
         rows = slice(begin, begin + _SUPER)
-        _search_rows(z[rows].float().contiguous(), codes, form, frame, fast, index[rows], examined[rows])
+        _search_rows(z[rows].float().contiguous(), codes, form, frame, narrow, index[rows], examined[rows])
     return index, examined
 
 
 def _search_rows(
-    z: Tensor, codes: Tensor, form: list[Tensor], frame: Tensor, fast: bool, index: Tensor, examined: Tensor
+    z: Tensor, codes: Tensor, form: list[Tensor], frame: Tensor, narrow: bool, index: Tensor, examined: Tensor
 ) -> None:
     """Search for at most `_SUPER` rows and write their `index` and `examined`."""
     count, width = z.shape
-    narrow = _multiplies_bfloat16()
-    table, scale, length = torch.empty(count, width), torch.empty(count), torch.empty(count)
-    kept = np.zeros(count, dtype=np.int32)
+    table, lengths, kept = _rows(z, frame, narrow)
     lower = np.full(count, -np.inf)
-    codes_kept, scores_kept = np.empty((count, _KEPT), dtype=np.int32), np.empty((count, _KEPT))
-    _share(_scale_rows, count, z.numpy(), frame.numpy(), table.numpy(), scale.numpy(), length.numpy(), kept)
-    table = table.bfloat16() if narrow else table
-    relative, absolute = _relative(width, narrow), width * 2.0**-120
-    buffer = table.new_empty(min(count, _ROWS), min(len(codes), _CODES)).flatten()
+    codes_kept, uppers_kept = np.empty((count, _KEPT), dtype=np.int32), np.empty((count, _KEPT))
+    bound = (_relative(width, narrow), width * 2.0**-120, 2.0**-8 if narrow else 0.0)
+    tall = min(count, _NARROW_ROWS if narrow else _ROWS)
+    buffer = table.new_empty(tall * min(len(codes), _CODES))
     for part in _parts(codes, form, frame, narrow):
-        for row in range(0, count, _ROWS):
-            some = slice(row, row + _ROWS)
-            rows = len(kept[some])
-            tile = buffer[: rows * len(part.table)].view(rows, -1)
+        for row in range(0, count, tall):
+            some = slice(row, row + tall)
+            tile = buffer[: len(kept[some]) * len(part.table)].view(-1, len(part.table))
             torch.mm(table[some], part.table.T, out=tile)
-            scores = tile.view(torch.uint16).numpy() if narrow else tile.numpy()
-            norms = (part.half.numpy(), part.peak.numpy())
-            rowwise = (scale.numpy()[some], length.numpy()[some], lower[some], kept[some], codes_kept[some], scores_kept[some])
-            _share(_scan, rows, scores, part.first, *norms, relative, absolute, *rowwise)
-    decide = (lower, kept, codes_kept, scores_kept, fast, index.numpy(), examined.numpy())
+            bits = tile.view(torch.int16 if narrow else torch.int32).numpy()
+            rowwise = (lengths[some], lower[some], kept[some], codes_kept[some], uppers_kept[some])
+            _share(_scan, len(bits), bits, part.first, part.reach.numpy(), *bound, *rowwise)
+    if narrow and (again := np.flatnonzero(kept == _KEPT + 1)).size:
+        rows = torch.from_numpy(again)
+        found = index[rows], examined[rows]
+        _search_rows(z[rows], codes, [], frame, False, *found)
+        index[rows], examined[rows] = found
+        kept[again] = 0
+    decide = (lower, kept, codes_kept, uppers_kept, index.numpy(), examined.numpy())
     _share(_decide, count, z.numpy(), codes.numpy(), *decide)
 
 
-def _relative(width: int, narrow: bool) -> float:
-    """The relative part of the bound for products of `width` terms, given how torch multiplies at present."""
-    relative = (width + 8) * 2.0**-23
+def _rows(z: Tensor, frame: Tensor, narrow: bool) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Ready rows (N, D) for the product.
+
+    Returns:
+        (N, D + norm columns) the factor, (N, 4) float32 the lengths |z|, |z - z'|, |z'| and the scale t, and (N,) int32 how
+        many candidates each row has: 0, or one too many where it can only be measured exactly.
+    """
+    count, width = z.shape
+    table, lengths, kept = torch.empty(count, width + 1), torch.zeros(count, 4), np.zeros(count, dtype=np.int32)
+    _share(_scale_rows, count, z.numpy(), frame.numpy(), table.numpy(), lengths.numpy(), kept)
     if narrow:
-        return relative + 1.01 * 3 * 2.0**-8
+        exact, table = table[:, :width], _narrow(table[:, :width], table[:, width:].expand(-1, 3))
+        _measure(exact, table, lengths[:, 1], lengths[:, 2])
+    return table, lengths.numpy(), kept
+
+
+def _narrow(vectors: Tensor, norms: Tensor) -> Tensor:
+    """Round vectors (R, D) and norm columns (R, 3) to bfloat16, padded to a multiple of 8 columns for oneDNN."""
+    out = vectors.new_zeros(len(vectors), -(-(vectors.shape[1] + 3) // 8) * 8, dtype=torch.bfloat16)
+    out[:, : vectors.shape[1]] = vectors
+    out[:, vectors.shape[1] : vectors.shape[1] + 3] = norms
+    return out
+
+
+def _measure(exact: Tensor, rounded: Tensor, error: Tensor, length: Tensor | None = None) -> None:
+    """Write the lengths (R,) of what rounding changed and of what it left, rounded up."""
+    short = rounded[:, : exact.shape[1]].float()
+    error.copy_((exact - short).norm(dim=1).mul_(1.01))
+    if length is not None:
+        length.copy_(short.norm(dim=1).mul_(1.01))
+
+
+def _relative(width: int, narrow: bool) -> float:
+    """The relative part of the bound for products of `width` terms, given how torch multiplies float32 at present."""
     reduced = torch.get_float32_matmul_precision() != "highest" or "ONEDNN_DEFAULT_FPMATH_MODE" in os.environ
-    return relative + (1.01 * 2 * 2.0**-8 if reduced else 0.0)
+    return (width + 8) * 2.0**-23 + (1.01 * 2 * 2.0**-8 if reduced and not narrow else 0.0)
 
 
 @functools.cache
@@ -140,11 +171,9 @@ def _parts(codes: Tensor, form: list[Tensor], frame: Tensor, narrow: bool) -> It
     for first in range(0, len(codes), _CODES):
         some = slice(first, first + _CODES)
         if form:
-            peak = form[3][first // _BLOCK : (first + _CODES) // _BLOCK]
-            part = _Codes(first, form[1][some], form[2][some], peak)
+            yield _Codes(first, form[1][some], form[2][first // _BLOCK : (first + _CODES) // _BLOCK])
         else:
-            part = _centred(codes[some], frame, first)
-        yield _Codes(part.first, part.table.bfloat16(), part.half, part.peak) if narrow else part
+            yield _centred(codes[some], frame, first, narrow)
 
 
 def _frame(codes: Tensor) -> Tensor:
@@ -157,11 +186,19 @@ def _frame(codes: Tensor) -> Tensor:
     return torch.cat((mean, scale.where(reach != 0, 1.0)[None]))
 
 
-def _centred(codes: Tensor, frame: Tensor, first: int) -> _Codes:
-    table, half = torch.empty_like(codes), torch.empty(len(codes))
-    peak = torch.empty(-(-len(codes) // _BLOCK))
-    _share(_scale_codes, len(peak), codes.numpy(), frame.numpy(), table.numpy(), half.numpy(), peak.numpy())
-    return _Codes(first, table, half, peak)
+def _centred(codes: Tensor, frame: Tensor, first: int, narrow: bool) -> _Codes:
+    """Ready codes (C, D), the first of which has index `first`, for the product."""
+    count, width = codes.shape
+    blocks = -(-count // _BLOCK)
+    table, lengths = torch.empty(count, width + 1), torch.zeros(blocks * _BLOCK, 2)
+    _share(_scale_codes, count, codes.numpy(), frame.numpy(), table.numpy(), lengths.numpy())
+    if narrow:
+        high = table[:, width:].bfloat16().float()
+        middle = (table[:, width:] - high).bfloat16().float()
+        exact = table[:, :width]
+        table = _narrow(exact, torch.cat((high, middle, table[:, width:] - high - middle), 1))
+        _measure(exact, table, lengths[:count, 1])
+    return _Codes(first, table, lengths.view(blocks, _BLOCK, 2).amax(1))
 
 
 @functools.cache
@@ -182,8 +219,11 @@ def _share(function: Callable[..., None], rows: int, *arguments: object) -> None
 
 
 @_jit
-def _scale_rows(begin, end, z, frame, table, scale, length, kept):
-    """Centre and scale rows to |z_i| <= 1. Rows out of float32's range, or not finite, become 0 and count as full in `kept`."""
+def _scale_rows(begin, end, z, frame, table, lengths, kept):
+    """Centre and scale rows to |z_i| <= 1, and append -t.
+
+    Rows out of float32's range, or not finite, become 0 and count as past full in `kept`.
+    """
     width = z.shape[1]
     for row in range(begin, end):
         largest = np.float32(0.0)
@@ -200,100 +240,90 @@ def _scale_rows(begin, end, z, frame, table, scale, length, kept):
         for i in range(width):
             table[row, i] = table[row, i] * factor if good else np.float32(0.0)
             squares += np.float64(table[row, i]) ** 2
-        scale[row] = factor
-        length[row] = math.sqrt(squares)
-        kept[row] = 0 if good else _KEPT + 1
+        table[row, width] = -factor
+        lengths[row, 0] = math.sqrt(squares)
+        lengths[row, 3] = factor
+        kept[row] = 0 if good else _KEPT + 2
 
 
 @_jit
-def _scale_codes(begin, end, codes, frame, table, half, peak):
-    """Centre and scale blocks of codes, and measure them in float64."""
+def _scale_codes(begin, end, codes, frame, table, lengths):
+    """Centre and scale codes, append h = |c|^2 / 2, and measure |c| in float64."""
     width = codes.shape[1]
-    for block in range(begin, end):
-        largest = 0.0
-        for code in range(block * _BLOCK, min((block + 1) * _BLOCK, codes.shape[0])):
-            squares = 0.0
-            for i in range(width):
-                table[code, i] = (codes[code, i] - frame[i]) * frame[width]
-                squares += np.float64(table[code, i]) ** 2
-            half[code] = 0.5 * squares
-            largest = max(largest, squares)
-        peak[block] = math.sqrt(largest)
+    for code in range(begin, end):
+        squares = 0.0
+        for i in range(width):
+            table[code, i] = (codes[code, i] - frame[i]) * frame[width]
+            squares += np.float64(table[code, i]) ** 2
+        table[code, width] = 0.5 * squares
+        lengths[code, 0] = math.sqrt(squares)
 
 
-def _wide(value):
-    """A score as float32, from float32 or from the bits of a bfloat16."""
-    raise NotImplementedError("compiled code only")
+@_jit
+def _score(bits, narrow):
+    """The number that bits of float32, or of bfloat16 if `narrow`, stand for."""
+    return np.float64(np.int32(np.int32(bits) << (16 if narrow else 0)).view(np.float32))
 
 
-@overload(_wide, inline="always")
-def _overload_wide(value):
-    if isinstance(value, numba.types.Integer):
-        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
-    return lambda value: value
-
-
-@_jit(fastmath={"contract"})
-def _largest(scores, half, scale):
-    """The largest of scores - scale * half, none of which is NaN.
+@_jit
+def _largest(scores, mask):
+    """The bits of the largest score, none of which is NaN; `mask` has every bit but the sign.
 
     Compared as integers of the same order (all bits but the sign are flipped in negative numbers): LLVM turns only an
     integer maximum into vector instructions, five times faster here.
     """
-    best = np.int32(-(2**31))
+    zero = scores.dtype.type(0)
+    best = scores.dtype.type(~mask)
     for i in range(scores.shape[0]):
-        bits = np.float32(_wide(scores[i]) - scale * half[i]).view(np.int32)
-        best = max(best, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    return np.int32(best ^ ((best >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+        bits = scores[i]
+        best = max(best, scores.dtype.type(bits ^ (mask if bits < zero else zero)))
+    return scores.dtype.type(best ^ (mask if best < zero else zero))
 
 
 @_jit
-def _keep(scores, first, half, scale, error, lower, kept, codes, uppers):
-    """Add to a row's list the codes of a block whose score reaches `lower` - `error`; return how many it has now."""
-    for i in range(scores.shape[0]):
-        upper = np.float64(_wide(scores[i]) - scale * half[i]) + error
+def _keep(scores, row, start, stop, first, error, rounding, narrow, lower, kept, codes, uppers):
+    """Add to a row's list the codes of a block whose upper bound reaches `lower`; return how many it has now."""
+    for i in range(start, stop):
+        score = _score(scores[row, i], narrow)
+        upper = score + rounding * abs(score) + error
         if upper < lower:
             continue
         if kept == _KEPT:  # forget those that have lost by now
             kept = 0
             for k in range(_KEPT):
-                if uppers[k] >= lower:
-                    codes[kept], uppers[kept] = codes[k], uppers[k]
+                if uppers[row, k] >= lower:
+                    codes[row, kept], uppers[row, kept] = codes[row, k], uppers[row, k]
                     kept += 1
             if kept == _KEPT:
                 return _KEPT + 1
-        codes[kept], uppers[kept] = first + i, upper
+        codes[row, kept], uppers[row, kept] = first + i, upper
         kept += 1
     return kept
 
 
 @_jit
-def _scan(begin, end, scores, first, half, peak, relative, absolute, scale, length, lower, kept, codes, uppers):
-    """Pass a tile of products (R, C) by the rows' running bounds and candidates."""
+def _scan(begin, end, scores, first, reach, relative, absolute, rounding, lengths, lower, kept, codes, uppers):
+    """Pass a tile of scores (R, C), as bits, by the rows' running bounds and candidates."""
+    narrow = rounding > 0.0
+    mask = scores.dtype.type(0x7FFF if narrow else 0x7FFFFFFF)
+    best, error = np.empty(reach.shape[0]), np.empty(reach.shape[0])
     for row in range(begin, end):
         if kept[row] > _KEPT:
             continue
-        for block in range(peak.shape[0]):
-            start, stop = block * _BLOCK, min((block + 1) * _BLOCK, scores.shape[1])
-            best = _largest(scores[row, start:stop], half[start:stop], scale[row])
-            longest = np.float64(peak[block])
-            error = relative * (length[row] * longest + scale[row] * 0.5 * longest * longest) + absolute
-            if best + error >= lower[row]:
-                lower[row] = max(lower[row], best - error)
-                cut = slice(start, stop)
+        length, lost, left, scale = lengths[row]
+        for block in range(reach.shape[0]):
+            stop = min((block + 1) * _BLOCK, scores.shape[1])
+            best[block] = _score(_largest(scores[row, block * _BLOCK : stop], mask), narrow)
+            peak, missing = np.float64(reach[block, 0]), np.float64(reach[block, 1])
+            terms = np.float64(length) * peak + np.float64(scale) * 0.5 * peak * peak
+            error[block] = relative * terms + absolute + lost * peak + left * missing
+            lower[row] = max(lower[row], best[block] - rounding * abs(best[block]) - error[block])
+        for block in range(reach.shape[0]):
+            if best[block] + rounding * abs(best[block]) + error[block] >= lower[row] and kept[row] <= _KEPT:
+                start, stop = block * _BLOCK, min((block + 1) * _BLOCK, scores.shape[1])
                 kept[row] = _keep(
-                    scores[row, cut],
-                    first + start,
-                    half[cut],
-                    scale[row],
-                    error,
-                    lower[row],
-                    kept[row],
-                    codes[row],
-                    uppers[row],
+                    scores, row, start, stop, first, error[block], rounding, narrow, lower[row], kept[row], codes, uppers
                 )
-                if kept[row] > _KEPT:
-                    break
 
 
 @_jit
@@ -314,24 +344,27 @@ def _distance(z, code, lanes):
 
 
 @_jit
-def _decide(begin, end, z, table, lower, kept, codes, uppers, fast, index, examined):
-    """Choose among each row's candidates by the exact distance, or among all codes if they were too many."""
+def _decide(begin, end, z, table, lower, kept, codes, uppers, index, examined):
+    """Choose among each row's candidates by the exact distance, or among all codes if they were too many.
+
+    Rows that have none are decided, and rows that are not finite keep index 0.
+    """
     lanes = np.empty(_LANES)
     for row in range(begin, end):
         finite = True
         for i in range(z.shape[1]):
             finite &= math.isfinite(z[row, i])
-        if not finite:
+        if not finite or kept[row] == 0:
             continue
         everything = kept[row] > _KEPT
         if not everything:
             living = 0
             for k in range(kept[row]):
                 if uppers[row, k] >= lower[row]:
-                    codes[row, living], uppers[row, living] = codes[row, k], uppers[row, k]
+                    codes[row, living] = codes[row, k]
                     living += 1
-            if living == 1 or fast:
-                index[row] = codes[row, np.argmax(uppers[row, :living])]
+            if living == 1:
+                index[row] = codes[row, 0]
                 continue
         least, winner = np.inf, table.shape[0]
         examined[row] = table.shape[0] if everything else living
