@@ -34,8 +34,8 @@ void build_tables(OwnedTables &tables, int n_fft) {
     // Empty unless an earlier attempt ran out of memory.
     tables.twiddles.clear(), tables.split.clear(), tables.position.clear();
     for (int size = points; size > 4; size /= 4)
-        for (int j = 0; j < size / 4; ++j)
-            for (int q = 1; q < 4; ++q) append_root(tables.twiddles, int64_t(q) * j, size);
+        for (int q = 1; q < 4; ++q)
+            for (int j = 0; j < size / 4; ++j) append_root(tables.twiddles, int64_t(q) * j, size);
     for (int k = 0; k <= points / 2; ++k) append_root(tables.split, k, n_fft);
     for (int k = 0; k < points; ++k) tables.position.push_back(position_of_bin(k, points));
     tables.view = {points, tables.twiddles.data(), tables.split.data(), tables.position.data()};

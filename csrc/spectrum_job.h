@@ -16,7 +16,8 @@ constexpr size_t scratch_lanes(int n_fft) { return size_t(n_fft) + n_fft / 2 + 1
 // Tables of the real FFT of n_fft samples as a complex FFT of `points` = n_fft / 2.
 struct FftTables {
     int points;
-    // Of each radix-4 pass in turn, w^j, w^2j, w^3j for every butterfly j, as (re, im) pairs; w = exp(-2 pi i / size).
+    // Of each radix-4 pass in turn, w^j for all butterflies j, then w^2j, then w^3j, as (re, im) pairs;
+    // w = exp(-2 pi i / size), and size goes from `points` to 8 or 16.
     const float *twiddles;
     // exp(-2 pi i k / n_fft) for k = 0 .. points / 2, as (re, im) pairs.
     const float *split;
