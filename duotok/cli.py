@@ -1,4 +1,4 @@
-"""The command line: `duotok tokenize`, `verify`, `info`, `example`.
+"""The command line: `duotok tokenize`, `verify`, `info`, `example`; `duotok train`, `export` stand in cli_train.py.
 
 Exit codes: 0 done, 1 the machine failed (a full disk) or verify found problems, 2 wrong usage or input, 3 finished with refused
 songs, 130 stopped.
@@ -20,6 +20,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from . import cli_train
+
 if TYPE_CHECKING:
     from .corpus.store import RunReport
 
@@ -27,6 +29,7 @@ app = typer.Typer(
     help="Dual-track semantic music tokenizer: vocals and accompaniment become two streams of 25 codes a second.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
+cli_train.register(app)
 _SONGS_HELP = "Audio files, folders, or .jsonl manifests. Stems are paired by name: X_vocals.wav with X_accompaniment.wav."
 _out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 

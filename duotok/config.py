@@ -49,17 +49,26 @@ def load(path: Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
     Raises:
         ConfigError: if the file or an override cannot be read, or as `parse` does.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: expected YAML; got {reason}; correct the file") from None
+    data = read(path)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override: expected key=value; got {override!r}; write for example windows.batch_size=4")
         _assign(data, key.split("."), yaml.safe_load(text), override)
     return parse(cls, data, str(path))
+
+
+def read(path: Path) -> Any:
+    """Read a YAML file as plain values.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: expected YAML; got {reason}; correct the file") from None
 
 
 def dump(config: Any) -> str:

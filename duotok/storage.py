@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import yaml
@@ -63,10 +65,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
-def write(folder: Path, config: str, state: dict[str, Tensor], fingerprint: str) -> None:
-    """Write a checkpoint's three files, the fingerprint last; `state` holds tensors of any shapes (...)."""
+def write(
+    folder: Path, config: str, state: dict[str, Tensor], fingerprint: str, notes: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write a checkpoint's three files, the fingerprint last; `state` holds tensors of any shapes (...), `notes` the header."""
     make_folder(folder)
-    weights = save({name: tensor.contiguous() for name, tensor in state.items()}, metadata={"format": "pt"})
+    weights = save({name: tensor.contiguous() for name, tensor in state.items()}, metadata={"format": "pt", **notes})
     write_atomically(folder / WEIGHTS, weights)
     write_atomically(folder / CONFIG, config.encode())
     write_atomically(folder / FINGERPRINT, f"{fingerprint}\n".encode())

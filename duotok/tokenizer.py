@@ -226,9 +226,14 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
             [(_, self._silent_codes[key])] = self._encode_batch([window])
         return self._silent_codes[key]
 
-    def save(self, folder: str | Path) -> None:
-        """Write config.yaml, model.safetensors and fingerprint.txt into a folder."""
-        storage.write(Path(folder), configuration.dump(self.config), self.model.state_dict(), self.fingerprint)
+    def save(self, folder: str | Path, **notes: str) -> None:
+        """Write config.yaml, model.safetensors and fingerprint.txt into a folder.
+
+        Args:
+            folder: made if it does not exist.
+            notes: go into the header of model.safetensors, for example how it was trained; the fingerprint ignores them.
+        """
+        storage.write(Path(folder), configuration.dump(self.config), self.model.state_dict(), self.fingerprint, notes)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory)

@@ -46,10 +46,12 @@ class RandomProjectionQuantizer(nn.Module):
         self.num_stacked = int(mel_rate // config.target_rate)
         width = n_mels * self.num_stacked
         generator = torch.Generator().manual_seed(config.seed)
-        projection = torch.randn(width, config.code_dim, generator=generator) * (2 / (width + config.code_dim)) ** 0.5
-        codebook = torch.randn(config.codebook_size, config.code_dim, generator=generator)
-        self.register_buffer("projection", projection)
-        self.register_buffer("codebook", F.normalize(codebook, dim=-1))
+        projection = torch.randn(width, config.code_dim, generator=generator, device="cpu")
+        codebook = torch.randn(config.codebook_size, config.code_dim, generator=generator, device="cpu")
+        projection *= (2 / (width + config.code_dim)) ** 0.5
+        device = torch.get_default_device()
+        self.register_buffer("projection", projection.to(device))
+        self.register_buffer("codebook", F.normalize(codebook, dim=-1).to(device))
 
     @torch.no_grad()
     def forward(self, mel: Tensor) -> Tensor:
@@ -63,3 +65,26 @@ class RandomProjectionQuantizer(nn.Module):
         """
         stacked = rearrange(mel.float(), "b (t s) f -> (b t) (s f)", s=self.num_stacked)
         return nearest_code(F.normalize(stacked @ self.projection, dim=-1), self.codebook).view(len(mel), -1)
+
+
+class LabelHead(nn.Module):
+    """Label logits from hidden frames: upsampling, where labels come more often than frames, and a linear map."""
+
+    def __init__(self, width: int, config: BestRQConfig, frame_rate: int) -> None:
+        """Make the head.
+
+        Raises:
+            ValueError: if the target rate is not a multiple of the frame rate.
+        """
+        super().__init__()
+        if config.target_rate % frame_rate:
+            raise ValueError(f"expected a target_rate that is a multiple of {frame_rate}; got {config.target_rate}; change it")
+        factor = config.target_rate // frame_rate
+        self.upsample = nn.Sequential(nn.Linear(width, factor * width), nn.GELU()) if factor > 1 else nn.Identity()
+        self.factor = factor
+        self.out = nn.Linear(width, config.codebook_size)
+
+    def forward(self, hidden: Tensor, chosen: Tensor) -> Tensor:
+        """Compute logits (N, K) of the N labels that `chosen` (B, factor * T) bool marks, from hidden (B, T, D)."""
+        unfolded = rearrange(self.upsample(hidden), "b t (r d) -> b (t r) d", r=self.factor)
+        return self.out(unfolded[chosen])

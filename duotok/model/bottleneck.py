@@ -151,6 +151,42 @@ class DualSimVQ(nn.Module):
         )
 
 
+class SoftRouting(DualSimVQ):
+    """A control for experiments: every frame goes through both branches, and a learned gate weighs their outputs.
+
+    A frame's code is that of its heavier branch; those of branch 1 are counted from K upwards.
+    """
+
+    def __init__(self, width: int, config: BottleneckConfig) -> None:
+        super().__init__(width, config)
+        self.router = nn.Linear(width, len(TRACKS))
+
+    def forward(self, hidden: Tensor, tracks: Tensor | None = None, seed: Tensor | None = None) -> BottleneckOutput:
+        """Quantize hidden (B, T, D) in both branches; `tracks` is not looked at."""
+        rows = hidden.flatten(0, 1)
+        gate = self.router(rows).softmax(-1)  # (N, 2)
+        outputs = [branch.quantize(rows) for branch in self.branches]
+        wide = sum(
+            weight[:, None] * branch.proj_out(out.vectors)
+            for weight, branch, out in zip(gate.unbind(-1), self.branches, outputs, strict=True)
+        )
+        chosen = gate.argmax(-1)
+        codes = torch.stack([out.indices + track * len(out.usage) for track, out in enumerate(outputs)], dim=-1)  # (N, 2)
+        return BottleneckOutput(
+            wide.view_as(hidden),
+            codes.gather(-1, chosen[:, None]).view(hidden.shape[:2]),
+            commitment=sum(out.commitment for out in outputs),
+            codebook=sum(out.codebook for out in outputs),
+            usage=torch.stack([out.usage for out in outputs]),
+        )
+
+
+def share_codebook(slot: DualSimVQ) -> None:
+    """Let both tracks use the first one's quantizer; their projections stay their own. A control for experiments."""
+    for branch in slot.branches[1:]:
+        branch.quantizer = slot.branches[0].quantizer
+
+
 def make_bottleneck(config: BottleneckConfig, width: int) -> nn.Module:
     """Build what `config.kind` names for a trunk of the given width."""
     if config.kind == "plain":

@@ -68,6 +68,18 @@ class SimVQ(nn.Module):
         with torch.no_grad(), torch.autocast(self.table.device.type, enabled=False):
             return self.linear(self.table)
 
+    @torch.no_grad()
+    def fit(self, mean: Tensor, covariance: Tensor) -> None:
+        """Set the linear map so that the codes have this mean (d,), if it has a bias, and this covariance (d, d).
+
+        Codes then lie where the features are, and many are in use from the first step; own choice.
+        """
+        values, vectors = torch.linalg.eigh(covariance.double())
+        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+        self.linear.weight.copy_(root * self.config.dim**0.5)  # the table's own variance is 1 / d
+        if self.linear.bias is not None:
+            self.linear.bias.copy_(mean)
+
     def forward(self, z: Tensor) -> Quantized:
         """Quantize z (N, d)."""
         with torch.autocast(z.device.type, enabled=False):

@@ -1,0 +1,126 @@
+"""The command line of training: `duotok train` and `duotok export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from .training.songs import Songs
+    from .training.stage import Stage, StageConfig
+
+_out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command(epilog="Example: duotok train tiny/stage1 --data songs.jsonl -o runs/stage1")(train)
+    app.command(epilog="Example: duotok export runs/stage3 -o tokenizer")(export)
+
+
+def train(
+    config: Annotated[str, typer.Argument(help="A .yaml file, or stage1 to stage3, tiny/stage1 to tiny/stage3.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.steps=100.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a stopped run goes on there.")] = ...,
+    data: Annotated[Path | None, typer.Option(help="Manifest of the songs, .jsonl (data.manifest).")] = None,
+    init: Annotated[Path | None, typer.Option(help="Run of the stage before (or a tokenizer) to start from.")] = None,
+    export: Annotated[Path | None, typer.Option(help="After stage 3: folder for the tokenizer.")] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw the curves into the run's folder.")] = False,
+) -> None:
+    """Train a stage of the tokenizer."""
+    from . import config as configuration
+    from . import storage
+    from .training import checkpoint, loop, stages
+
+    changes = [*(overrides or ()), *([f"data.manifest={data}"] if data else [])]
+    settings = stages.load_config(config, changes)
+    stage = stages.make_stage(settings, _read_songs(settings))
+    if checkpoint.latest(out) is None:
+        _start(stage, init)
+    storage.make_folder(out)
+    storage.write_atomically(out / "config.yaml", configuration.dump(settings).encode())
+    with _StepProgress(settings.train.steps) as progress:
+        result = loop.train(stage, settings.train, out, progress.show)
+    if plot:
+        from .training.plot import plot as draw
+
+        _out.print(f"curves: {draw(out)}")
+    if result.stopped:
+        _err.print(f"stopped after step {result.step}; run the same command to go on")
+        raise typer.Exit(130)
+    _out.print(f"step {result.step}: held out {_numbers(result.scores)}; checkpoint {result.checkpoint}")
+    if export:
+        _export(out, export)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder in which stage 3 was trained.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tokenizer.")],
+) -> None:
+    """Make a tokenizer of a run of stage 3, for `duotok tokenize --tokenizer` and duotok.load."""
+    _export(run, out)
+
+
+def _read_songs(settings: StageConfig) -> Songs:
+    from .training import stages
+
+    with Progress(TextColumn("songs"), BarColumn(), MofNCompleteColumn(), console=_err, transient=True) as bar:
+        task = bar.add_task("songs")
+        songs = stages.read_songs(settings, lambda done, total: bar.update(task, completed=done, total=total))
+    for problem in songs.problems:
+        _err.print(f"left out: {escape(' '.join(problem.split()))}")
+    _err.print(f"{len(songs.train)} songs to train on, {len(songs.held_out)} held out, {len(songs.problems)} left out")
+    return songs
+
+
+def _start(stage: Stage, init: Path | None) -> None:
+    from .training import stages
+
+    if init is not None:
+        stage.start_from(stages.read_state(init))
+        _err.print(f"started from {escape(str(init))}")
+    elif stage.config.stage == 3:
+        raise ValueError("--init: expected a run of stage 2, whose front half stage 3 freezes; got none; name it")
+    elif stage.config.stage == 2:
+        _err.print("note: no --init: stage 2 starts from random weights")
+
+
+def _export(run: Path, folder: Path) -> None:
+    from .training import stages
+
+    tokenizer = stages.export(run, folder)
+    _out.print(f"tokenizer {tokenizer.fingerprint[:16]} in {escape(str(folder))}")
+
+
+def _numbers(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+class _StepProgress:
+    """Steps done, the losses of the last one, the time left, and a line for each evaluation."""
+
+    def __init__(self, steps: int) -> None:
+        self._bar = Progress(
+            TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[losses]}"), TimeRemainingColumn(),
+            console=_err,
+        )  # fmt: skip
+        self._task = self._bar.add_task("steps", total=steps, losses="")
+
+    def __enter__(self) -> _StepProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, row: dict) -> None:
+        """Show a row of the log."""
+        if row["kind"] == "evaluation":
+            self._bar.console.print(f"step {row['step']}: held out {_numbers(row['scores'])}")
+        else:
+            self._bar.update(self._task, completed=row["step"], losses=_numbers(row["losses"]))

@@ -1,0 +1,232 @@
+"""The songs to train on: a JSONL manifest into songs whose stems are decoded once and kept as memory-mapped waves.
+
+A line is a JSON object: id, vocal_path, accompaniment_path, and optionally text (the lyrics), words (start and end in
+seconds, text), stems (paths of drums, bass and other) and split ("train" or "held_out"). Paths are relative to the
+manifest; other fields are ignored. A song that cannot be used is named with its reason, and training goes on without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from duotok.audio import Resampler, open_audio, to_mono
+from duotok.config import ConfigError, parse
+from duotok.integrity import AudioError
+from duotok.storage import make_folder
+
+# Stems of one song may differ by this, as they do after lossy coding; the longer one is cut.
+_LENGTH_TOLERANCE_S = 0.1
+_HELD_OUT_ONE_IN = 10
+# A decoder and a resampler each hold a core; more threads only fight over the disk.
+_MAX_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the lyrics with its time, in seconds from the song's start."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class StemPaths:
+    """Parts of the accompaniment, for source-separation masks."""
+
+    drums: str
+    bass: str
+    other: str
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One line of a manifest, see the module's docstring."""
+
+    id: str
+    vocal_path: str
+    accompaniment_path: str
+    text: str | None = None
+    words: list[Word] | None = None
+    stems: StemPaths | None = None
+    split: Literal["train", "held_out"] | None = None
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song that can be trained on.
+
+    Attributes:
+        id: unique within the manifest.
+        waves: files of mono waves (S,) int16 at the model's rate: vocals and accompaniment, and drums, bass and other where
+            the song has them.
+        num_samples: S, of the shortest wave.
+        text: lyrics, or None.
+        words: the lyrics with times; empty if there are none.
+        held_out: whether it serves for evaluation only.
+    """
+
+    id: str
+    waves: dict[str, Path]
+    num_samples: int
+    text: str | None
+    words: tuple[Word, ...]
+    held_out: bool
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Read samples of a wave, (stop - start,) int16; silence beyond its end."""
+        wave = np.load(self.waves[name], mmap_mode="r")[start : min(stop, self.num_samples)]
+        return np.pad(wave, (0, stop - start - len(wave)))
+
+
+@dataclass(frozen=True)
+class Songs:
+    """What a manifest holds: usable songs, and for each other one "id: reason"."""
+
+    train: tuple[Song, ...]
+    held_out: tuple[Song, ...]
+    problems: tuple[str, ...] = field(default=())
+
+
+def load_songs(
+    manifest: Path, cache: Path, sample_rate: int, min_s: float, progress: Callable[[int, int], None] | None = None
+) -> Songs:
+    """Read a manifest and decode what the cache does not hold yet.
+
+    Args:
+        manifest: the JSONL file.
+        cache: folder of the decoded waves; entries belong to a file's path, size and time of change.
+        sample_rate: of the waves, in Hz.
+        min_s: songs shorter than this are left out.
+        progress: called with the songs that are done and their total.
+
+    Raises:
+        ConfigError: if the manifest cannot be read, or fewer than two songs are left: one to train on, one to hold out.
+    """
+    make_folder(cache)
+    rows, problems = _read_rows(manifest)
+    songs = []
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        outcomes = pool.map(lambda row: _prepare(row, manifest.parent, cache, sample_rate, min_s), rows)
+        for done, outcome in enumerate(outcomes, 1):
+            if isinstance(outcome, Song):
+                songs.append(outcome)
+            else:
+                problems.append(outcome)
+            if progress:
+                progress(done, len(rows))
+    if len(songs) < 2:
+        found = f"{len(songs)} ({problems[0]})" if problems else str(len(songs))
+        raise ConfigError(f"{manifest}: expected at least two usable songs, one to hold out; got {found}; add songs")
+    return _split(songs, {row.id: row.split for row in rows}, tuple(problems), manifest)
+
+
+def _read_rows(manifest: Path) -> tuple[list[ManifestRow], list[str]]:
+    try:
+        lines = manifest.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{manifest}: expected a manifest in UTF-8; got {error}; correct the path or the file") from None
+    known = {entry.name for entry in fields(ManifestRow)}
+    rows: dict[str, ManifestRow] = {}
+    problems = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            row = parse(ManifestRow, {k: v for k, v in values.items() if k in known} | {"id": str(values["id"])}, "song")
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+            problems.append(f"line {number}: expected a song; got {error}; correct the line")
+            continue
+        if row.id in rows:
+            problems.append(f"{row.id}: expected a unique id; got line {number} with the same; rename it")
+        rows.setdefault(row.id, row)
+    return list(rows.values()), problems
+
+
+def _prepare(row: ManifestRow, folder: Path, cache: Path, sample_rate: int, min_s: float) -> Song | str:
+    """Decode a song's waves into the cache, or say why it cannot be used."""
+    paths = {"vocals": row.vocal_path, "accompaniment": row.accompaniment_path}
+    if row.stems:
+        paths |= {"drums": row.stems.drums, "bass": row.stems.bass, "other": row.stems.other}
+    try:
+        waves = {name: cached_wave(folder / path, cache, sample_rate) for name, path in paths.items()}
+    except AudioError as error:
+        return f"{row.id}: {error.reason}: {error}"
+    lengths = {name: len(np.load(path, mmap_mode="r")) for name, path in waves.items()}
+    shortest, longest = min(lengths.values()), max(lengths.values())
+    if longest - shortest > _LENGTH_TOLERANCE_S * sample_rate:
+        seconds = ", ".join(f"{name} {length / sample_rate:.2f} s" for name, length in lengths.items())
+        return f"{row.id}: length_mismatch: expected stems of one length; got {seconds}; check the pair"
+    if shortest < min_s * sample_rate:
+        return f"{row.id}: too_short: expected at least {min_s:g} s; got {shortest / sample_rate:.2f} s; leave it out"
+    words = tuple(word for word in row.words or () if word.text.strip())
+    text = row.text.strip() if row.text else ""
+    return Song(row.id, waves, shortest, text or None, words, False)
+
+
+def cached_wave(path: Path, cache: Path, sample_rate: int) -> Path:
+    """Decode a file to mono at `sample_rate`, once: the cache's file holds (S,) int16.
+
+    Raises:
+        AudioError: if the file cannot be trusted.
+    """
+    if not path.is_file():
+        raise AudioError("open", "missing", f"{path}: expected a file; got none; correct the path")
+    path, status = path.resolve(), path.stat()
+    key = f"{path} {status.st_size} {status.st_mtime_ns} {sample_rate}".encode("utf-8", "surrogateescape")
+    target = cache / f"{hashlib.sha1(key, usedforsecurity=False).hexdigest()}.npy"
+    if not target.exists():
+        wave = np.concatenate([np.zeros(0, np.int16), *_decode(path, sample_rate)])
+        temporary = target.with_suffix(f".{os.getpid()}.{threading.get_ident()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.save(file, wave)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def _decode(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
+    with open_audio(path) as reader:
+        resampler = Resampler(reader.info.sample_rate, sample_rate)
+        for block in reader.blocks():
+            yield _to_int16(resampler.push(to_mono(block)), path)
+        yield _to_int16(resampler.finish(), path)
+
+
+def _to_int16(wave: np.ndarray, path: Path) -> np.ndarray:
+    if not np.isfinite(wave).all():
+        raise AudioError("decode", "nan", f"{path}: expected finite samples; got NaN or infinity; replace the file")
+    return np.rint(wave * 32768).clip(-32768, 32767).astype(np.int16)
+
+
+def _split(songs: Iterable[Song], splits: dict[str, str | None], problems: tuple[str, ...], manifest: Path) -> Songs:
+    """Part training from held-out songs: by the manifest, else by a hash of the id, and at least one of each."""
+    ranked = sorted(songs, key=lambda song: _rank(song.id))
+    named = {song.id: splits[song.id] for song in ranked}
+    held = {id for id, split in named.items() if split == "held_out" or (split is None and _rank(id) % _HELD_OUT_ONE_IN == 0)}
+    free = [id for id, split in named.items() if split is None]
+    if not held and free:
+        held = {free[0]}
+    if not held or len(held) == len(ranked):
+        found = "none held out" if not held else "all held out"
+        raise ConfigError(f"{manifest}: expected songs to train on and songs held out; got {found}; set their split")
+    by_id = sorted(ranked, key=lambda song: song.id)
+    marked = [Song(s.id, s.waves, s.num_samples, s.text, s.words, s.id in held) for s in by_id]
+    return Songs(tuple(song for song in marked if not song.held_out), tuple(song for song in marked if song.held_out), problems)
+
+
+def _rank(id: str) -> int:
+    return int.from_bytes(hashlib.sha1(id.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()[:8], "big")

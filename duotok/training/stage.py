@@ -1,0 +1,147 @@
+"""What stages 1 to 3 share: crops in, weighted losses out, held-out scores, and the weights of the stage before."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from duotok.model.semantic import SemanticConfig, SemanticModel
+
+from .data import Crop, CropSampler, DataConfig
+from .loop import TrainConfig
+from .losses import Mean
+from .songs import Songs
+from .task import Batch, Task
+
+# Key of the seeds of held-out batches; what is drawn with it never changes.
+_EVAL_KEY = 2511_20224
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What every stage's YAML holds.
+
+    Attributes:
+        stage: 1, 2 or 3.
+        data, train: see there.
+        model: the semantic model; its bottleneck's kind is the stage's.
+    """
+
+    stage: int
+    data: DataConfig = field(default_factory=DataConfig)
+    model: SemanticConfig = field(default_factory=SemanticConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+class Stage(Task):
+    """A semantic model, its crops and its losses."""
+
+    kind: str  # of the bottleneck
+    # Prefixes of what the stage before has and this one has not, and of what is new here.
+    drops: tuple[str, ...] = ()
+    adds: tuple[str, ...] = ()
+
+    def __init__(self, config: StageConfig, songs: Songs) -> None:
+        """Build the model from `config.train.seed`.
+
+        Raises:
+            ValueError: if the bottleneck is not this stage's.
+        """
+        super().__init__()
+        if config.model.bottleneck.kind != self.kind:
+            raise ValueError(
+                f"expected model.bottleneck.kind {self.kind} in stage {config.stage}; got {config.model.bottleneck.kind}; "
+                "correct it"
+            )
+        self.config, self.spec = config, config.model.mel.spec
+        frame = self.spec.sample_rate // config.model.frame_rate
+        crop_samples = max(1, round(config.data.crop_s * config.model.frame_rate)) * frame
+        self.songs = songs
+        self.train_crops = CropSampler(songs.train, crop_samples, config.train.seed)
+        self.held_out_crops = CropSampler(songs.held_out, crop_samples, config.train.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            self.model = SemanticModel(config.model)
+            self.build()
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make what the stage adds to the model."""
+
+    @abstractmethod
+    def collate(self, crops: Sequence[Crop]) -> Batch:
+        """Make the batch of some crops."""
+
+    @abstractmethod
+    def terms(self, batch: Batch, seed: Tensor) -> dict[str, Mean]:
+        """Compute every loss and score; `seed` (2,) int64 is the batch's own."""
+
+    @abstractmethod
+    def weights(self) -> Mapping[str, float]:
+        """Weigh the terms in the loss; terms without a weight are scores."""
+
+    def batch(self, step: int, micro: int) -> Batch:
+        """Make micro-batch `micro` of a step."""
+        return self.collate(self.train_crops.draw(step, micro, self.config.data.batch_size))
+
+    def forward(self, batch: Batch, seed: Tensor) -> dict[str, Tensor]:
+        """Compute the losses () of a batch; `seed` (2,) int64 is its own."""
+        values = {name: mean.value for name, mean in self.terms(batch, seed).items()}
+        loss = sum(weight * values[name] for name, weight in self.weights().items() if name in values)
+        return {"loss": loss, **{name: value.detach() for name, value in values.items()}}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Score fixed crops of the held-out songs; terms that no crop has are left out."""
+        crops, size = self.held_out_crops.spread(self.config.data.eval_crops), self.config.data.batch_size
+        device = next(self.model.parameters()).device
+        totals: dict[str, Mean] = {}
+        for start in range(0, len(crops), size):
+            batch = self.collate(crops[start : start + size]).to(device)
+            seed = torch.tensor([_EVAL_KEY, start], device=device)
+            for name, mean in self.terms(batch, seed).items():
+                totals[name] = totals[name] + mean if name in totals else mean
+        values = {name: mean.value.item() for name, mean in totals.items() if mean.count > 0}
+        loss = sum(weight * values[name] for name, weight in self.weights().items() if name in values)
+        return {"loss": loss, **values}
+
+    def settings(self) -> dict:
+        """Return what is learned: the configuration, and the songs by their length, wherever their files lie."""
+        values = asdict(self.config)
+        del values["train"], values["data"]["manifest"], values["data"]["cache"]
+        return values | {"songs": {song.id: song.num_samples for song in (*self.songs.train, *self.songs.held_out)}}
+
+    def mel(self, wave: Tensor) -> Tensor:
+        """Compute normalised Mel frames (B, 4T, F) of waves (B, S) in float32 whatever the autocast."""
+        with torch.autocast(wave.device.type, enabled=False):
+            return self.model.mel(wave)
+
+    def start_from(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the weights of the stage before, tensors (...) by name; what is new here stays as it was made.
+
+        Raises:
+            ValueError: naming tensors that fit neither.
+        """
+        given = self.adopt(state)
+        own = self.state_dict()
+        problems = [f"{name} is missing" for name in own if name not in given and not name.startswith(self.adds)]
+        problems += [f"{name} has no place" for name in given if name not in own and not name.startswith(self.drops)]
+        problems += [
+            f"{name} is {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
+            for name, tensor in given.items()
+            if name in own and tensor.shape != own[name].shape
+        ]
+        if problems:
+            raise ValueError(
+                f"expected the weights of the stage before stage {self.config.stage}; got others: {'; '.join(problems[:5])}"
+                f"{f' and {len(problems) - 5} more' if len(problems) > 5 else ''}; give both stages the same model sizes"
+            )
+        self.load_state_dict({name: tensor for name, tensor in given.items() if name in own}, strict=False)
+
+    def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename tensors (...) of the stage before to their names here."""
+        return dict(state)

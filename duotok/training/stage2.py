@@ -1,0 +1,136 @@
+"""Stage 2: four guardrail tasks over a noisy bottleneck (section 5 of the specification, figure F3).
+
+The mixture goes in; while training, Gaussian replacement takes a fifth of the bottleneck's frames; the heads predict the
+Mel spectrogram, the chromagram, four separation masks and the lyrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from duotok.model.heads import STEMS
+from duotok.model.trunk import DOWNSAMPLING
+
+from .data import Crop, stack_lyrics, stack_waves
+from .losses import Mean, ctc, l1, separation
+from .stage import Stage, StageConfig
+from .targets import chroma_target, compressed_magnitude
+from .task import Batch
+
+
+@dataclass(frozen=True)
+class GuardrailWeights:
+    """Weights (the paper's lambdas) of the guardrail tasks; default, own choice."""
+
+    mel: float = 1.0
+    chroma: float = 1.0
+    masks: float = 1.0
+    lyrics: float = 0.1
+
+
+@dataclass(frozen=True)
+class Stage2Config(StageConfig):
+    """Multi-task fine-tuning.
+
+    Attributes:
+        weights: of the tasks; heads that the model lacks have no task.
+        trunk_lr_scale: learning rate of what stage 1 trained, relative to the new layers'; default, not from the paper:
+            MusicFM's advice on fine-tuning.
+        masks_s: seconds in the middle of each crop on which masks are estimated, to save time; None is all of it.
+    """
+
+    stage: Literal[2] = 2
+    weights: GuardrailWeights = field(default_factory=GuardrailWeights)
+    trunk_lr_scale: float = 0.1
+    masks_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.model.heads.masks and self.model.mel.spec.n_fft != 2048:
+            raise ValueError(
+                f"expected model.mel.spec.n_fft 2048, which the masks' bands divide; got {self.model.mel.spec.n_fft}"
+            )
+
+
+class Stage2(Stage):
+    """Trains trunk, narrow bottleneck and heads on mixtures."""
+
+    kind = "gaussian"
+    drops = ("head.", "labels.")
+    adds = ("model.trunk.bottleneck.", "model.heads.")
+
+    def build(self) -> None:
+        """Add nothing: the heads are the model's."""
+
+    def weights(self) -> Mapping[str, float]:
+        """Give the paper's lambdas."""
+        return vars(self.config.weights)
+
+    def parameter_groups(self) -> list[dict]:
+        """Let the trunk learn at its own rate."""
+        trunk = self.model.trunk
+        parts = (trunk.downsample, trunk.front, trunk.back, trunk.norm)
+        new = (*trunk.bottleneck.parameters(), *self.model.heads.parameters())
+        return [
+            {"params": [p for part in parts for p in part.parameters()], "lr_scale": self.config.trunk_lr_scale},
+            {"params": list(new), "lr_scale": 1.0},
+        ]
+
+    def collate(self, crops: Sequence[Crop]) -> Batch:
+        """Give sources (B, 5, S), `STEMS` then accompaniment, has_stems (B,), units (B, L) and unit_lengths (B,)."""
+        stems = [set(STEMS) <= crop.song.waves.keys() for crop in crops]
+        silent = torch.zeros(len(STEMS) - 1, crops[0].num_samples)
+        parts = [
+            torch.stack([crop.wave(name) for name in STEMS[:-1]]) if has else silent
+            for crop, has in zip(crops, stems, strict=True)
+        ]
+        pair = [stack_waves(crops, [name] * len(crops))[:, None] for name in ("vocals", "accompaniment")]
+        units, lengths = stack_lyrics([crop.lyrics(self.spec.sample_rate) for crop in crops])
+        tensors = {"sources": torch.cat((torch.stack(parts), *pair), dim=1), "has_stems": torch.tensor(stems)}
+        return Batch(tuple(crop.song.id for crop in crops), {**tensors, "units": units, "unit_lengths": lengths})
+
+    def terms(self, batch: Batch, seed: Tensor) -> dict[str, Mean]:
+        """Compute the losses of the model's heads; `seed` (2,) draws the bottleneck's noise."""
+        sources, heads = batch.tensors["sources"], self.model.heads
+        mixture = sources[:, -2] + sources[:, -1]
+        mel = self.mel(mixture)
+        hidden = self.model.trunk(mel, seed=seed).hidden
+        terms = frame_terms(self, hidden, mel, mixture)
+        if "masks" in heads:
+            terms["masks"] = self._separation(hidden, sources, batch.tensors["has_stems"])
+        if "lyrics" in heads:
+            terms["lyrics"] = ctc(heads["lyrics"](hidden), batch.tensors["units"], batch.tensors["unit_lengths"])
+        return terms
+
+    def _separation(self, hidden: Tensor, sources: Tensor, has_stems: Tensor) -> Mean:
+        frame_rate, num_frames = self.config.model.frame_rate, hidden.shape[1]
+        wanted = num_frames if self.config.masks_s is None else min(num_frames, round(self.config.masks_s * frame_rate))
+        start = (num_frames - wanted) // 2
+        samples = DOWNSAMPLING * self.spec.hop_length
+        part = sources[..., start * samples : (start + wanted) * samples]
+        mixture = compressed_magnitude(part[:, -2] + part[:, -1], self.spec)
+        masks = self.model.heads["masks"](hidden[:, start : start + wanted])
+        return separation(masks, mixture, compressed_magnitude(part, self.spec), has_stems)
+
+
+def frame_terms(stage: Stage, hidden: Tensor, mel: Tensor, wave: Tensor) -> dict[str, Mean]:
+    """Compute the losses of the Mel and chroma heads.
+
+    Args:
+        stage: whose heads they are.
+        hidden: (B, T, D) frames.
+        mel: (B, 4T, F) what went in, and is to come out.
+        wave: (B, S) that the chromagram is taken from.
+    """
+    heads, terms = stage.model.heads, {}
+    if "mel" in heads:
+        terms["mel"] = l1(heads["mel"](hidden), mel)
+    if "chroma" in heads:
+        with torch.autocast(wave.device.type, enabled=False):
+            target = chroma_target(wave, stage.spec)
+        terms["chroma"] = l1(heads["chroma"](hidden), target)
+    return terms

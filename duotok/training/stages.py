@@ -1,0 +1,110 @@
+"""From a configuration file to a stage that is ready to train, and from a trained stage 3 to a tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from duotok import config as configuration
+from duotok import storage
+from duotok.config import ConfigError
+from duotok.model.semantic import SemanticConfig, SemanticModel
+from duotok.tokenizer import DuoTok, TokenizerConfig, load
+from duotok.windows import WindowPolicy
+
+from . import checkpoint
+from .log import read_log
+from .songs import Songs, load_songs
+from .stage import Stage, StageConfig
+from .stage1 import Stage1, Stage1Config
+from .stage2 import Stage2, Stage2Config
+from .stage3 import Stage3, Stage3Config
+
+STAGES: dict[int, tuple[type[StageConfig], type[Stage]]] = {
+    1: (Stage1Config, Stage1),
+    2: (Stage2Config, Stage2),
+    3: (Stage3Config, Stage3),
+}
+_MODEL = "model."  # prefix of the semantic model's tensors within a stage
+_CONFIGS = Path(configuration.__file__).parent / "configs"
+
+
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
+    """Read a stage's configuration.
+
+    Args:
+        name: a path ending in .yaml, or one of the package's, such as "stage1" or "tiny/stage1".
+        overrides: `key=value` changes.
+
+    Raises:
+        ConfigError: for an unknown name, stage, key or value.
+    """
+    path = Path(name) if str(name).endswith(".yaml") else _CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"config: expected a .yaml file, or stage1 to stage3 or tiny/stage1 to tiny/stage3; got {str(name)!r}"
+        )
+    values = configuration.read(path)
+    stage = values.get("stage") if isinstance(values, dict) else None
+    if stage not in STAGES:
+        raise ConfigError(f"{path}: stage: expected one of {', '.join(map(str, STAGES))}; got {stage!r}; correct it")
+    return configuration.load(path, STAGES[stage][0], overrides)
+
+
+def read_songs(config: StageConfig, progress: Callable[[int, int], None] | None = None) -> Songs:
+    """Read the manifest that a configuration names, see `load_songs`; `progress` gets songs done and their total."""
+    data = config.data
+    manifest = Path(data.manifest)
+    cache = Path(data.cache) if data.cache else manifest.parent / "waves"
+    return load_songs(manifest, cache, config.model.mel.spec.sample_rate, data.min_s, progress)
+
+
+def make_stage(config: StageConfig, songs: Songs) -> Stage:
+    """Build the stage of a configuration, with random weights."""
+    return STAGES[config.stage][1](config, songs)
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """Read the weights (...) of a trained stage by name, for `Stage.start_from`.
+
+    Args:
+        folder: a run, whose newest checkpoint is taken, averaged where averages were kept; or a tokenizer.
+
+    Raises:
+        CheckpointError: if it is neither.
+    """
+    if (folder / storage.FINGERPRINT).exists():
+        return {f"{_MODEL}{name}": tensor for name, tensor in load(folder).model.state_dict().items()}
+    return checkpoint.read_weights(folder)
+
+
+def export(run: Path, folder: Path) -> DuoTok:
+    """Make a tokenizer of a run of stage 3: averaged weights where there are some, effective codes, and how it was trained.
+
+    Args:
+        run: folder that was trained in.
+        folder: where the tokenizer goes, for `duotok.load`.
+
+    Raises:
+        ValueError: if the run is not one of stage 3, hard-routed.
+        CheckpointError: if it has no checkpoint.
+    """
+    found = checkpoint.latest(run)
+    if found is None:
+        raise storage.CheckpointError(f"{run}: expected a run with a checkpoint; got none; train first")
+    settings = found.settings["task"]
+    stage, routing = settings.get("stage"), settings.get("routing")
+    if (stage, routing) != (3, "hard"):
+        raise ValueError(f"{run}: expected a run of stage 3 with hard routing; got stage {stage}, routing {routing}; train one")
+    model = SemanticModel(configuration.parse(SemanticConfig, settings["model"], str(run)))
+    weights = checkpoint.read_weights(run)
+    model.load_state_dict({name.removeprefix(_MODEL): t for name, t in weights.items() if name.startswith(_MODEL)})
+    windows = configuration.parse(WindowPolicy, settings["windows"], str(run))
+    tokenizer = DuoTok(TokenizerConfig(trained=True, windows=windows), model.export())
+    scores = [row["scores"] for row in read_log(run) if row["kind"] == "evaluation"]
+    summary = {"stage": 3, "steps": found.step, "train": found.settings["train"], "scores": scores[-1] if scores else {}}
+    tokenizer.save(folder, training=json.dumps(summary))
+    return tokenizer
