@@ -61,7 +61,8 @@ def save(
     """
     final, temporary = run / f"step-{step:06d}", run / f".step-{step:06d}.tmp"
     if is_main:
-        _discard(temporary)
+        for unfinished in run.glob(".step-*.tmp"):
+            _discard(unfinished)
         make_folder(temporary)
     hashes = {}
     for part, tensors in parts.items():

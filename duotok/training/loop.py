@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from . import checkpoint
 from .log import Log, read_log
@@ -111,6 +112,7 @@ def train(task: Task, config: TrainConfig, folder: Path, progress: Callable[[dic
         ValueError: if the processes cannot share the micro-batches equally.
     """
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # without this, processes without a GPU would not find one another
         mixed_precision="no",  # the precision is the configuration's, not the launcher's
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
     )
@@ -253,7 +255,11 @@ class _Run:
         """Score the task with averaged weights where there are some; every process does the same, the main one logs."""
         self.task.eval()
         with torch.no_grad(), self._autocast(), self.ema.applied() if self.ema else nullcontext():
+            if isinstance(self.task, FSDPModule):  # gathers by itself for `forward` alone
+                self.task.unshard()
             scores = self.task.evaluate()
+            if isinstance(self.task, FSDPModule):
+                self.task.reshard()
         self.task.train()
         row = {"kind": "evaluation", "step": self.step, "time": time.time(), "scores": scores}
         if self.log:
