@@ -17,6 +17,7 @@ LAYERS = {
     "integrity": (set(), {"numpy"}),
     "audio": ({"integrity"}, {"numpy", "soundfile", "soxr"}),
     "separation": (set(), {"numpy"}),
+    "lyrics": (set(), {"numpy"}),
     "storage": ({"config"}, {"torch", "yaml", "safetensors", "huggingface_hub"}),
     "windows": ({"audio"}, {"numpy"}),
     "stream": ({"windows"}, {"numpy", "torch"}),
@@ -37,12 +38,17 @@ LAYERS = {
         },
         {"numpy", "torch", "pyarrow", "soundfile"},
     ),
+    "dataset": (
+        {"config", "integrity", "audio", "separation", "lyrics", "storage", "corpus", "dataset"},
+        {"numpy", "soundfile"},
+    ),
     "training": (
         {"kernels", "model", "config", "integrity", "audio", "storage", "lyrics", "windows", "tokenizer", "training"},
         {"numpy", "torch", "accelerate", "safetensors"},
     ),
     "cli_train": ({"cli_train"}, {"typer", "rich"}),
-    "cli": ({"cli", "cli_train"}, {"typer", "rich"}),
+    "cli_corpus": ({"cli_corpus"}, {"typer", "rich"}),
+    "cli": ({"cli", "cli_corpus", "cli_train"}, {"typer", "rich"}),
     "__main__": ({"cli"}, set()),
     "__init__": (set(), set()),
 }
