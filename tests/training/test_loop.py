@@ -27,9 +27,9 @@ def on_cpu(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
 
-def plain_pytorch(steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
-    """The same training written out: state, averaged parameters, losses."""
-    task, losses = ToyTask(), []
+def plain_pytorch(steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float], list[float]]:
+    """The same training written out: state, averaged parameters, losses, norms of the gradient."""
+    task, losses, norms = ToyTask(), [], []
     heads = [*task.head.parameters(), *task.rare_head.parameters()]
     body = list(task.body.parameters())
     groups = [{"params": body, "weight_decay": CONFIG.weight_decay}, {"params": heads, "weight_decay": 0.0}]
@@ -49,7 +49,7 @@ def plain_pytorch(steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor], lis
             torch.manual_seed(generators)
             total = total + task(task.batch(step, micro), seed)["loss"]
         (total / CONFIG.micro_batches).backward()  # one graph for all
-        torch.nn.utils.clip_grad_norm_(body + heads, CONFIG.clip)
+        norms.append(float(torch.nn.utils.clip_grad_norm_(body + heads, CONFIG.clip)))
         optimizer.step()
         optimizer.zero_grad()
         norm.running_mean.copy_(0.9 * mean + 0.1 * torch.stack([x.mean(0) for x in seen]).mean(0))
@@ -58,13 +58,13 @@ def plain_pytorch(steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor], lis
         for name, average in averages.items():
             average.mul_(0.9).add_(task.get_parameter(name).detach(), alpha=0.1)
         losses.append(float(total.detach()) / CONFIG.micro_batches)
-    return task.state_dict(), averages, losses
+    return task.state_dict(), averages, losses, norms
 
 
 def test_it_is_plain_pytorch(tmp_path):
     rows: list[dict] = []
     result = train(ToyTask(), CONFIG, tmp_path, rows.append)
-    state, averages, losses = plain_pytorch(CONFIG.steps)
+    state, averages, losses, norms = plain_pytorch(CONFIG.steps)
     found = tensors(tmp_path)
     for name, value in state.items():
         if name != "positive":  # reset by monitor
@@ -74,6 +74,7 @@ def test_it_is_plain_pytorch(tmp_path):
     steps = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in steps] == list(range(1, 25))
     assert [row["losses"]["loss"] for row in steps] == pytest.approx(losses, rel=1e-4)
+    assert [row["gradient_norm"] for row in steps] == pytest.approx(norms, rel=1e-3)
     assert result.step == 24 and not result.stopped and result.checkpoint == tmp_path / "step-000024"
     assert result.losses == steps[-1]["losses"] and result.scores == rows[-1]["scores"]
 
