@@ -10,7 +10,7 @@
 namespace duotok {
 namespace {
 
-thread_local char message[256] = "";
+thread_local char message[512] = "";
 
 }  // namespace
 
@@ -35,7 +35,7 @@ int64_t checked_product(int64_t a, int64_t b) {
     return b && a > kMaxCount / b ? -1 : a * b;
 }
 
-int32_t check_shape(const duotok_mel_chroma_args &a) {
+int32_t check_shape(const duotok_mel_chroma_args &a, bool host_lengths) {
     if (a.batch < 0 || a.samples < 1 || a.row_stride < 0 || checked_product(a.batch, a.samples) < 0 ||
         checked_product(a.batch, a.row_stride) < 0)
         return fail(
@@ -46,7 +46,7 @@ int32_t check_shape(const duotok_mel_chroma_args &a) {
         return fail(
             DUOTOK_INVALID, "expected channels >= 1, channel_stride >= 0 and their product in range; got %lld, %lld",
             (long long)a.channels, (long long)a.channel_stride);
-    for (int64_t clip = 0; a.lengths && clip < a.batch; ++clip)
+    for (int64_t clip = 0; host_lengths && a.lengths && clip < a.batch; ++clip)
         if (a.lengths[clip] < 1 || a.lengths[clip] > a.samples)
             return fail(
                 DUOTOK_INVALID, "lengths: expected 1 to %lld samples; got %lld for clip %lld", (long long)a.samples,
@@ -67,7 +67,6 @@ int32_t check_signal(const duotok_mel_chroma_args &a) {
     if (a.bands_first != 0 && a.bands_first != 1)
         return fail(DUOTOK_INVALID, "bands_first: expected 0 or 1; got %d", a.bands_first);
     if (a.power != 1 && a.power != 2) return fail(DUOTOK_INVALID, "power: expected 1 or 2; got %d", a.power);
-    if (a.num_threads < 1) return fail(DUOTOK_INVALID, "num_threads: expected at least 1; got %d", a.num_threads);
     if (!a.window || (!a.wave && a.batch)) return fail(DUOTOK_INVALID, "wave, window: expected arrays; got NULL");
     return DUOTOK_OK;
 }
@@ -114,10 +113,10 @@ int32_t check_chroma(const duotok_mel_chroma_args &a, int64_t num_rows) {
 
 }  // namespace
 
-int32_t check(const duotok_mel_chroma_args *args) {
+int32_t check(const duotok_mel_chroma_args *args, bool host_lengths) {
     if (!args) return fail(DUOTOK_INVALID, "args: expected a structure; got NULL");
     if (!args->mel && !args->chroma) return fail(DUOTOK_INVALID, "mel, chroma: expected at least one output; got NULL twice");
-    if (const int32_t status = check_shape(*args)) return status;
+    if (const int32_t status = check_shape(*args, host_lengths)) return status;
     if (const int32_t status = check_signal(*args)) return status;
     const int64_t num_rows = checked_product(args->batch, num_frames(args->samples, args->pad, args->n_fft, args->hop));
     if (num_rows < 0) return fail(DUOTOK_INVALID, "expected batch * frames in range; got an overflow");

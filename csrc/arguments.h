@@ -14,7 +14,8 @@ int32_t fail(int32_t status, const char *format, ...);
 // This thread's last sentence; see duotok_last_error.
 const char *last_error();
 
-// Check every argument of a call: DUOTOK_OK, or DUOTOK_INVALID and a sentence.
-int32_t check(const duotok_mel_chroma_args *args);
+// Check every argument of a call but num_threads: DUOTOK_OK, or DUOTOK_INVALID and a sentence. Lengths are read only where
+// they are the host's.
+int32_t check(const duotok_mel_chroma_args *args, bool host_lengths);
 
 }  // namespace duotok

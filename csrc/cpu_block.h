@@ -18,7 +18,7 @@ DUOTOK_INLINE void store_point(Lane *data, int n, Complex x) {
 }
 
 // Transform `size` points of each lane depth first, so that all but the first passes run in the nearest cache.
-static void transform(Lane *data, int size, const float *twiddles) {
+static void transform(Lane *data, int size, const Pair *twiddles) {
     Complex x[4];
     if (size == 2) {
         for (int n = 0; n < 2; ++n) x[n] = load_point(data, n);
@@ -43,8 +43,8 @@ static void transform_frames(const float *const rows[kLanes], const SpectrumJob 
         for (int q = 0; q < 4; ++q) {
             Lane samples[4];
             load_quads(rows, 2 * (j + q * quarter), samples);
-            pair[0][q] = windowed({samples[0], samples[1]}, job.window, j + q * quarter);
-            pair[1][q] = windowed({samples[2], samples[3]}, job.window, j + 1 + q * quarter);
+            pair[0][q] = windowed({samples[0], samples[1]}, job.window[j + q * quarter]);
+            pair[1][q] = windowed({samples[2], samples[3]}, job.window[j + 1 + q * quarter]);
         }
         for (int i = 0; i < 2; ++i) {
             butterfly4(pair[i], size, j + i, job.fft.twiddles);

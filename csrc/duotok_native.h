@@ -1,4 +1,7 @@
-/* duotok's compiled library: the plain C ABI. No torch, no Python and no C++ on this side of it.
+/* duotok's compiled libraries: the plain C ABI. No torch, no Python and no C++ on this side of it.
+ *
+ * The CPU library has all functions but duotok_mel_chroma_cuda; the CUDA library has that one, duotok_abi_version and
+ * duotok_last_error, links the CUDA runtime statically and loads on a machine without a driver.
  *
  * Every function may be called from several threads at once. Functions that can fail return a code out of duotok_status
  * and leave a sentence for duotok_last_error(); they write nothing through a pointer they have not checked against NULL.
@@ -21,7 +24,7 @@ extern "C" {
 /* Raised whenever a structure or the meaning of an argument changes; callers refuse any other version. */
 #define DUOTOK_ABI_VERSION 2
 
-enum duotok_status { DUOTOK_OK = 0, DUOTOK_INVALID = 1, DUOTOK_OUT_OF_MEMORY = 2, DUOTOK_SYSTEM_ERROR = 3 };
+enum duotok_status { DUOTOK_OK = 0, DUOTOK_INVALID = 1, DUOTOK_OUT_OF_MEMORY = 2, DUOTOK_SYSTEM_ERROR = 3, DUOTOK_CUDA_ERROR = 4 };
 enum duotok_sample_type { DUOTOK_FLOAT32 = 0, DUOTOK_INT16 = 1 };
 enum duotok_pad { DUOTOK_PAD_REFLECT = 0, DUOTOK_PAD_ZERO = 1 };
 enum duotok_log { DUOTOK_LOG_NONE = 0, DUOTOK_LOG_DB = 1, DUOTOK_LOG_LN = 2, DUOTOK_LOG_LOG10 = 3 };
@@ -95,6 +98,21 @@ typedef struct duotok_mel_chroma_args {
  * bands leave the spectrum, a length outside 1 to S (nothing is computed then); DUOTOK_OUT_OF_MEMORY and
  * DUOTOK_SYSTEM_ERROR if the system gives no memory or another resource. */
 DUOTOK_API int32_t duotok_mel_chroma(const duotok_mel_chroma_args *args);
+
+/* Compute the same on a GPU.
+ *
+ * wave, lengths, mel and chroma are addresses of the device's memory; window and the banks are the host's, and are read
+ * before the call returns. num_threads is ignored. The work is queued on `stream` (a cudaStream_t of that device) and the
+ * call does not wait for it; the calling thread's current device is left as it was.
+ *
+ * Device copies of window and banks are kept, the 32 last used on each device. A call with new ones allocates and waits
+ * for the stream, so before a stream is captured into a graph, call once with the same window and banks.
+ *
+ * Lengths cannot be checked without waiting: a clip whose length is outside 1 to S gives NaN in all of its frames.
+ *
+ * Returns as duotok_mel_chroma does, or DUOTOK_CUDA_ERROR where a function of the CUDA runtime fails, which may also be the
+ * fault of work queued earlier; DUOTOK_OUT_OF_MEMORY is the device's or the host's. */
+DUOTOK_API int32_t duotok_mel_chroma_cuda(const duotok_mel_chroma_args *args, int32_t device, void *stream);
 
 #ifdef __cplusplus
 }

@@ -14,7 +14,9 @@ struct Complex {
 
 DUOTOK_PHASE Complex add(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
 DUOTOK_PHASE Complex subtract(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
-DUOTOK_PHASE Complex times(Complex a, const float *w) { return {a.re * w[0] - a.im * w[1], a.re * w[1] + a.im * w[0]}; }
+DUOTOK_PHASE Complex times(Complex a, const Pair &w) {
+    return {a.re * w.of[0] - a.im * w.of[1], a.re * w.of[1] + a.im * w.of[0]};
+}
 
 // The discrete Fourier transform of two points, in place.
 DUOTOK_PHASE void transform2(Complex x[2]) {
@@ -34,24 +36,22 @@ DUOTOK_PHASE void transform4(Complex x[4]) {
 }
 
 // Butterfly j of a pass over `size` points: x[q] is point j + q * size / 4.
-DUOTOK_PHASE void butterfly4(Complex x[4], int size, int j, const float *twiddles) {
+DUOTOK_PHASE void butterfly4(Complex x[4], int size, int j, const Pair *twiddles) {
     transform4(x);
-    for (int q = 1; q < 4; ++q) x[q] = times(x[q], twiddles + 2 * ((q - 1) * (size / 4) + j));
+    for (int q = 1; q < 4; ++q) x[q] = times(x[q], twiddles[(q - 1) * (size / 4) + j]);
 }
 
 // The twiddles of the pass after the one over `size` points.
-DUOTOK_PHASE const float *next_twiddles(const float *twiddles, int size) { return twiddles + 6 * (size / 4); }
+DUOTOK_PHASE const Pair *next_twiddles(const Pair *twiddles, int size) { return twiddles + 3 * (size / 4); }
 
-// Multiply point n of a frame, samples 2n and 2n + 1, by the window.
-DUOTOK_PHASE Complex windowed(Complex x, const float *window, int n) {
-    return {x.re * window[2 * n], x.im * window[2 * n + 1]};
-}
+// Samples 2n and 2n + 1 of a frame, times the window there.
+DUOTOK_PHASE Complex windowed(Complex x, const Pair &window) { return {x.re * window.of[0], x.im * window.of[1]}; }
 
 // |X[k]|^2 and |X[M - k]|^2 from a = Z[k] and b = Z[M - k], k = 1 .. M / 2 - 1, of frames whose window was halved:
 // X[k] = E + w^k O and X[M - k] = conj(E - w^k O) with E = a + conj(b), O = -i (a - conj(b)) and w^k = split[k].
 DUOTOK_PHASE void split_pair(Complex a, Complex b, const FftTables &fft, int k, Lane *at_k, Lane *at_mirror) {
     const Complex even = {a.re + b.re, a.im - b.im};
-    const Complex odd = times({a.im + b.im, b.re - a.re}, fft.split + 2 * k);
+    const Complex odd = times({a.im + b.im, b.re - a.re}, fft.split[k]);
     const Complex low = add(even, odd), high = subtract(even, odd);
     *at_k = low.re * low.re + low.im * low.im;
     *at_mirror = high.re * high.re + high.im * high.im;

@@ -11,15 +11,14 @@ namespace {
 
 struct OwnedTables {
     std::once_flag once;
-    std::vector<float> twiddles, split;
+    std::vector<Pair> twiddles, split;
     std::vector<int32_t> position;
     FftTables view;
 };
 
-void append_root(std::vector<float> &table, int64_t numerator, int64_t denominator) {
-    const double angle = -2.0 * 3.14159265358979323846 * double(numerator) / double(denominator);
-    table.push_back(float(cos(angle)));
-    table.push_back(float(sin(angle)));
+Pair root_of_unity(int numerator, int denominator) {
+    const double angle = -2.0 * 3.14159265358979323846 * numerator / denominator;
+    return {{float(cos(angle)), float(sin(angle))}};
 }
 
 // Where the passes of fft.h leave bin k of `size` points.
@@ -35,10 +34,11 @@ void build_tables(OwnedTables &tables, int n_fft) {
     tables.twiddles.clear(), tables.split.clear(), tables.position.clear();
     for (int size = points; size > 4; size /= 4)
         for (int q = 1; q < 4; ++q)
-            for (int j = 0; j < size / 4; ++j) append_root(tables.twiddles, int64_t(q) * j, size);
-    for (int k = 0; k <= points / 2; ++k) append_root(tables.split, k, n_fft);
+            for (int j = 0; j < size / 4; ++j) tables.twiddles.push_back(root_of_unity(q * j, size));
+    for (int k = 0; k <= points / 2; ++k) tables.split.push_back(root_of_unity(k, n_fft));
     for (int k = 0; k < points; ++k) tables.position.push_back(position_of_bin(k, points));
-    tables.view = {points, tables.twiddles.data(), tables.split.data(), tables.position.data()};
+    const int num_twiddles = int(tables.twiddles.size());
+    tables.view = {points, tables.twiddles.data(), num_twiddles, tables.split.data(), tables.position.data()};
 }
 
 }  // namespace

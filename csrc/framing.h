@@ -24,14 +24,14 @@ DUOTOK_HOST_DEVICE int64_t num_frames(int64_t samples, int64_t pad, int64_t n_ff
 // Fold a position of any sign into [0, size) by reflection that does not repeat the end samples.
 DUOTOK_HOST_DEVICE int64_t reflect(int64_t position, int64_t size) {
     const int64_t period = size > 1 ? 2 * (size - 1) : 1;
-    const int64_t folded = (position % period + period) % period;
+    const int64_t remainder = position % period, folded = remainder < 0 ? remainder + period : remainder;
     return folded < period - folded ? folded : period - folded;
 }
 
-// A sample outside the clip, by duotok_pad.
-template <class Sample>
-DUOTOK_HOST_DEVICE float padded_sample(const Sample *wave, int64_t position, int64_t size, int32_t pad_mode) {
-    return pad_mode == DUOTOK_PAD_REFLECT ? float(wave[reflect(position, size)]) : 0.0f;
+// The sample that stands at a position of a clip padded by duotok_pad; -1 for a zero.
+DUOTOK_HOST_DEVICE int64_t padded_position(int64_t position, int64_t size, int32_t pad_mode) {
+    if (position >= 0 && position < size) return position;
+    return pad_mode == DUOTOK_PAD_REFLECT ? reflect(position, size) : -1;
 }
 
 }  // namespace duotok

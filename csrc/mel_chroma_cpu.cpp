@@ -147,7 +147,7 @@ private:
     const duotok_mel_chroma_args &args_;
     const BlockFunctions &functions_;
     const int64_t frames_, blocks_per_clip_, num_blocks_;
-    std::vector<float> window_;
+    std::vector<Pair> window_;
     SpectrumJob job_;
     std::atomic<int64_t> next_block_{0};
 };
@@ -158,9 +158,8 @@ Call::Call(const duotok_mel_chroma_args &args, const BlockFunctions &functions)
       frames_(num_frames(args.samples, args.pad, args.n_fft, args.hop)),
       blocks_per_clip_((frames_ + functions.lanes - 1) / functions.lanes),
       num_blocks_(args.batch * blocks_per_clip_),
-      window_(args.window, args.window + args.n_fft),
+      window_(scaled_window(args)),
       job_(spectrum_job(args)) {
-    for (float &weight : window_) weight *= window_factor(args);
     job_.window = window_.data();
     job_.fft = fft_tables(args.n_fft);
 }
@@ -241,9 +240,13 @@ template <class Sample>
 void add_channel(const Sample *wave, int64_t size, int32_t pad_mode, int64_t begin, int64_t end, float *out) {
     const int64_t inside_begin = std::min(std::max<int64_t>(begin, 0), end);
     const int64_t inside_end = std::max(std::min(end, size), inside_begin);
-    for (int64_t i = begin; i < inside_begin; ++i) *out++ += padded_sample(wave, i, size, pad_mode);
-    for (int64_t i = inside_begin; i < inside_end; ++i) *out++ += float(wave[i]);
-    for (int64_t i = inside_end; i < end; ++i) *out++ += padded_sample(wave, i, size, pad_mode);
+    const auto add_padded = [&](int64_t i) {
+        const int64_t source = padded_position(i, size, pad_mode);
+        if (source >= 0) out[i - begin] += float(wave[source]);
+    };
+    for (int64_t i = begin; i < inside_begin; ++i) add_padded(i);
+    for (int64_t i = inside_begin; i < inside_end; ++i) out[i - begin] += float(wave[i]);
+    for (int64_t i = inside_end; i < end; ++i) add_padded(i);
 }
 
 void Call::stage_samples(int64_t clip, int64_t begin, int64_t end, float *out) const {

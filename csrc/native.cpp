@@ -22,7 +22,9 @@ int32_t duotok_use_cpu_isa(const char *name) {
 const char *duotok_last_error(void) { return duotok::last_error(); }
 
 int32_t duotok_mel_chroma(const duotok_mel_chroma_args *args) {
-    if (const int32_t status = duotok::check(args)) return status;
+    if (const int32_t status = duotok::check(args, true)) return status;
+    if (args->num_threads < 1)
+        return duotok::fail(DUOTOK_INVALID, "num_threads: expected at least 1; got %d", args->num_threads);
     try {
         duotok::mel_chroma_cpu(*args);
         return DUOTOK_OK;

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <vector>
+
 #include "duotok_native.h"
 
 namespace duotok {
@@ -13,14 +15,20 @@ constexpr int kPitchClasses = 12;
 // Working memory of one frame, in floats: the points of its FFT, then its spectrum.
 constexpr size_t scratch_lanes(int n_fft) { return size_t(n_fft) + n_fft / 2 + 1; }
 
+// A complex constant, or what two neighbouring samples are multiplied by. Aligned so that a GPU reads it in one access.
+struct alignas(8) Pair {
+    float of[2];
+};
+
 // Tables of the real FFT of n_fft samples as a complex FFT of `points` = n_fft / 2.
 struct FftTables {
     int points;
-    // Of each radix-4 pass in turn, w^j for all butterflies j, then w^2j, then w^3j, as (re, im) pairs;
-    // w = exp(-2 pi i / size), and size goes from `points` to 8 or 16.
-    const float *twiddles;
-    // exp(-2 pi i k / n_fft) for k = 0 .. points / 2, as (re, im) pairs.
-    const float *split;
+    // Of each radix-4 pass in turn, w^j for all butterflies j, then w^2j, then w^3j; w = exp(-2 pi i / size), and size goes
+    // from `points` to 8 or 16.
+    const Pair *twiddles;
+    int num_twiddles;
+    // exp(-2 pi i k / n_fft) for k = 0 .. points / 2.
+    const Pair *split;
     // Where the passes leave bin k: (points,).
     const int32_t *position;
 };
@@ -36,8 +44,8 @@ struct Output {
 // One call's constants; the arrays are those of duotok_mel_chroma_args.
 struct SpectrumJob {
     FftTables fft;
-    // (n_fft,) times 1/2, which the split of the real FFT needs, and times 1/32768 for int16.
-    const float *window;
+    // (n_fft / 2,): the window times 1/2, which the split of the real FFT needs, and times 1/32768 for int16.
+    const Pair *window;
     bool magnitude;
 
     int num_bands;
@@ -51,9 +59,12 @@ struct SpectrumJob {
     bool chroma_normalize;
 };
 
-// What the window is multiplied by; see SpectrumJob.
-inline float window_factor(const duotok_mel_chroma_args &args) {
-    return args.sample_type == DUOTOK_INT16 ? 0.5f / 32768 : 0.5f;
+// The window as SpectrumJob wants it.
+inline std::vector<Pair> scaled_window(const duotok_mel_chroma_args &args) {
+    const float factor = args.sample_type == DUOTOK_INT16 ? 0.5f / 32768 : 0.5f;
+    std::vector<Pair> window(args.n_fft / 2);
+    for (int n = 0; n < args.n_fft / 2; ++n) window[n] = {{factor * args.window[2 * n], factor * args.window[2 * n + 1]}};
+    return window;
 }
 
 // The job of a call, without its window and its tables.
