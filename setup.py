@@ -1,11 +1,12 @@
-"""Build duotok with its compiled library where a C++ compiler is found, and without it where not.
+"""Build duotok with its compiled libraries where their compilers are found, and without them where not.
 
-The library (csrc/) is loaded by ctypes: it includes no header of Python, numpy or torch, so building needs a C++17
-compiler alone and one wheel serves every Python. An install never fails for want of a compiler; the ops then run their
-references and `duotok.kernels.native.why_not()` says so.
+The libraries (csrc/) are loaded by ctypes: they include no header of Python, numpy or torch, so building needs a C++17
+compiler alone, and nvcc for the one of the GPU, and one wheel serves every Python. An install never fails for want of a
+compiler; the ops then run their references and `duotok.kernels.native.why_not()` says so.
 
 Environment:
-    DUOTOK_BUILD: "auto" (default) builds the library if it can; "none" leaves it out.
+    DUOTOK_BUILD: "auto" (default) builds what it can, "cpu" leaves nvcc alone, "none" builds nothing.
+    CUDA_HOME: where bin/nvcc is, if not on the path.
 
 Metadata lives in pyproject.toml.
 """
@@ -13,13 +14,15 @@ Metadata lives in pyproject.toml.
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
-
-NATIVE = "duotok.kernels._native"
+from setuptools.errors import CompileError
 
 # Fused multiply-add wherever the instruction set has it: it is both faster and more accurate here. No -march: the
 # library chooses its instruction set when it runs.
@@ -35,19 +38,33 @@ GNU_FLAGS = [
     "-pthread",
 ]
 MSVC_FLAGS = ["/std:c++17", "/O2", "/EHsc"]
+# The runtime is linked in, so that the library loads whatever CUDA torch brings, and where there is none.
+NVCC_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-DNDEBUG",
+    "-cudart=static",
+    "-shared",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "--threads=0",
+]
+CUDA_ARCHITECTURES = (80, 90, 100)
+NVCC_TIMEOUT_S = 300
 
 
 class BuildNative(build_ext):
-    """Builds a plain shared library, named `_native.so` (or .dll) whatever the Python."""
+    """Builds plain shared libraries, named `_native.so` (or .dll) whatever the Python."""
 
     def build_extension(self, ext: Extension) -> None:
+        if any(source.endswith(".cu") for source in ext.sources):
+            return build_with_nvcc(ext.sources, Path(self.get_ext_fullpath(ext.name)))
         msvc = self.compiler.compiler_type == "msvc"
         ext.extra_compile_args = MSVC_FLAGS if msvc else GNU_FLAGS
         ext.extra_link_args = [] if msvc else ["-pthread"]
-        super().build_extension(ext)
+        return super().build_extension(ext)
 
     def copy_extensions_to_source(self) -> None:
-        """Put the library beside the source, as an editable install wants it, at once: processes may have the old one open."""
+        """Put libraries beside the source, as an editable install wants it, at once: processes may have the old ones open."""
         for ext in self.extensions:
             built = Path(self.build_lib, self.get_ext_filename(ext.name))
             if not built.exists():
@@ -64,30 +81,67 @@ class BuildNative(build_ext):
 
 
 class AnyPythonWheel(bdist_wheel):
-    """Tags the wheel for this platform but for every Python 3, whose C API the library does not use."""
+    """Tags the wheel for this platform but for every Python 3, whose C API the libraries do not use."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return ("py3", "none", super().get_tag()[2])
 
 
-def native_library() -> list[Extension]:
-    """List the library to build: none if DUOTOK_BUILD says so."""
+def find_nvcc() -> str | None:
+    """Find the CUDA compiler: on the path, in CUDA_HOME or where its installer puts it."""
+    homes = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
+    folders = [str(Path(home, "bin")) for home in homes if home]
+    return shutil.which("nvcc") or shutil.which("nvcc", path=os.pathsep.join(folders))
+
+
+def run_nvcc(*arguments: str) -> str:
+    """Run nvcc and return what it prints.
+
+    Raises:
+        CompileError: if it fails; setuptools makes that a warning, for the extension is optional.
+    """
+    try:
+        done = subprocess.run([find_nvcc(), *arguments], capture_output=True, text=True, timeout=NVCC_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompileError(f"nvcc: {error}") from error
+    if done.returncode:
+        raise CompileError(f"nvcc failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def build_with_nvcc(sources: list[str], library: Path) -> None:
+    """Build a library with machine code for every architecture that this nvcc knows, and PTX for those that come later."""
+    known = run_nvcc("--list-gpu-code").split()
+    chosen = [n for n in CUDA_ARCHITECTURES if f"sm_{n}" in known]
+    if not chosen:
+        raise CompileError(f"expected an nvcc that knows one of sm_{CUDA_ARCHITECTURES}; got one for {known}")
+    targets = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in chosen]
+    targets.append(f"-gencode=arch=compute_{chosen[-1]},code=compute_{chosen[-1]}")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    run_nvcc(*NVCC_FLAGS, *targets, "-o", str(library), *sources)
+
+
+def libraries() -> list[Extension]:
+    """List the libraries to build, as DUOTOK_BUILD says."""
     build = os.environ.get("DUOTOK_BUILD", "auto")
-    if build not in ("auto", "none"):
-        raise SystemExit(f"DUOTOK_BUILD: expected auto or none; got {build!r}; unset it")
-    library = Extension(
-        NATIVE,
-        sources=[f"csrc/{name}.cpp" for name in ("native", "arguments", "fft_tables", "mel_chroma_cpu")],
-        depends=[str(header) for header in Path("csrc").glob("*.h")],
-        language="c++",
-        optional=True,
-    )
-    return [library] if build == "auto" else []
+    if build not in ("auto", "cpu", "none"):
+        raise SystemExit(f"DUOTOK_BUILD: expected auto, cpu or none; got {build!r}; unset it")
+    headers = [str(header) for header in Path("csrc").glob("*.h")]
+
+    def library(name: str, *sources: str) -> Extension:
+        files = [f"csrc/{source}" for source in sources]
+        return Extension(f"duotok.kernels.{name}", sources=files, depends=headers, language="c++", optional=True)
+
+    cpu = library("_native", "native.cpp", "arguments.cpp", "fft_tables.cpp", "mel_chroma_cpu.cpp")
+    cuda = library("_native_cuda", "mel_chroma_cuda.cu", "arguments.cpp", "fft_tables.cpp", "cuda_call.cpp")
+    if build == "none":
+        return []
+    return [cpu, cuda] if build == "auto" and sys.platform == "linux" and find_nvcc() else [cpu]
 
 
 setup(
     packages=[*find_packages(include=["duotok", "duotok.*"]), "duotok.kernels"],
     package_dir={"duotok": "duotok", "duotok.kernels": "kernels"},
-    ext_modules=native_library(),
+    ext_modules=libraries(),
     cmdclass={"build_ext": BuildNative, "bdist_wheel": AnyPythonWheel},
 )
