@@ -1,7 +1,8 @@
 """The loop that trains any `Task`: one process or many, stopped and resumed at will, with the same result.
 
-for every step: for each of this process's micro-batches: seed, forward, backward; then clip, AdamW, averages; now and then
-log, evaluate, save. Devices and processes (DDP, FSDP2) are accelerate's: start it with `accelerate launch` or `torchrun`.
+Every step: for each of this process's micro-batches seed, forward and backward; then clip, AdamW, averages; now and then
+log, evaluate, save. Devices and processes are accelerate's: start with `accelerate launch` or `torchrun`. DDP allows for
+parameters that a process did not use; FSDP2 (`accelerate launch --use_fsdp --fsdp_version 2`) does not.
 """
 
 from __future__ import annotations
