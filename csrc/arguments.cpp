@@ -35,7 +35,7 @@ int64_t checked_product(int64_t a, int64_t b) {
     return b && a > kMaxCount / b ? -1 : a * b;
 }
 
-int32_t check_shape(const duotok_mel_chroma_args &a, bool host_lengths) {
+int32_t check_shape(const duotok_mel_chroma_args &a) {
     if (a.batch < 0 || a.samples < 1 || a.row_stride < 0 || checked_product(a.batch, a.samples) < 0 ||
         checked_product(a.batch, a.row_stride) < 0)
         return fail(
@@ -46,11 +46,6 @@ int32_t check_shape(const duotok_mel_chroma_args &a, bool host_lengths) {
         return fail(
             DUOTOK_INVALID, "expected channels >= 1, channel_stride >= 0 and their product in range; got %lld, %lld",
             (long long)a.channels, (long long)a.channel_stride);
-    for (int64_t clip = 0; host_lengths && a.lengths && clip < a.batch; ++clip)
-        if (a.lengths[clip] < 1 || a.lengths[clip] > a.samples)
-            return fail(
-                DUOTOK_INVALID, "lengths: expected 1 to %lld samples; got %lld for clip %lld", (long long)a.samples,
-                (long long)a.lengths[clip], (long long)clip);
     return DUOTOK_OK;
 }
 
@@ -111,12 +106,22 @@ int32_t check_chroma(const duotok_mel_chroma_args &a, int64_t num_rows) {
     return DUOTOK_OK;
 }
 
+// Read after everything that a wrong batch contradicts.
+int32_t check_lengths(const duotok_mel_chroma_args &a) {
+    for (int64_t clip = 0; a.lengths && clip < a.batch; ++clip)
+        if (a.lengths[clip] < 1 || a.lengths[clip] > a.samples)
+            return fail(
+                DUOTOK_INVALID, "lengths: expected 1 to %lld samples; got %lld for clip %lld", (long long)a.samples,
+                (long long)a.lengths[clip], (long long)clip);
+    return DUOTOK_OK;
+}
+
 }  // namespace
 
 int32_t check(const duotok_mel_chroma_args *args, bool host_lengths) {
     if (!args) return fail(DUOTOK_INVALID, "args: expected a structure; got NULL");
     if (!args->mel && !args->chroma) return fail(DUOTOK_INVALID, "mel, chroma: expected at least one output; got NULL twice");
-    if (const int32_t status = check_shape(*args, host_lengths)) return status;
+    if (const int32_t status = check_shape(*args)) return status;
     if (const int32_t status = check_signal(*args)) return status;
     const int64_t num_rows = checked_product(args->batch, num_frames(args->samples, args->pad, args->n_fft, args->hop));
     if (num_rows < 0) return fail(DUOTOK_INVALID, "expected batch * frames in range; got an overflow");
@@ -124,7 +129,7 @@ int32_t check(const duotok_mel_chroma_args *args, bool host_lengths) {
         if (const int32_t status = check_mel(*args, num_rows)) return status;
     if (args->chroma)
         if (const int32_t status = check_chroma(*args, num_rows)) return status;
-    return DUOTOK_OK;
+    return host_lengths ? check_lengths(*args) : DUOTOK_OK;
 }
 
 }  // namespace duotok
