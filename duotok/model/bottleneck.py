@@ -83,6 +83,21 @@ class Projections(nn.Module):
         z = self.proj_in(hidden)
         return F.layer_norm(z, z.shape[-1:])
 
+    @torch.no_grad()
+    def fit(self, hidden: Tensor) -> None:
+        """Start from the d principal components of hidden (N, D): proj_in whitens them, proj_out undoes it.
+
+        What the blocks behind have learned then still fits, and the narrow features fill their space, which codes need: from
+        random projections of features with a large mean, all frames would lie close together. Own choice.
+        """
+        dim = self.proj_in.out_features
+        values, vectors = torch.linalg.eigh(torch.cov(hidden.double().T))
+        vectors, scale = vectors[:, -dim:], values[-dim:].clamp(min=1e-8).sqrt()
+        self.proj_in.weight.copy_((vectors / scale).T)
+        self.proj_out.weight.copy_(vectors * scale)
+        self.proj_in.bias.copy_(-(hidden.double().mean(0) @ (vectors / scale)))
+        self.proj_out.bias.copy_(hidden.double().mean(0))
+
 
 class GaussianReplacement(Projections):
     """Stage 2: while training, whole frames of the narrow sequence give way to noise."""

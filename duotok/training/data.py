@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from duotok.lyrics import encode
+
 from .songs import Song
 
 
@@ -97,7 +99,7 @@ def stack_waves(crops: Sequence[Crop], names: Sequence[str]) -> Tensor:
 
 def stack_lyrics(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Turn lyrics into units (B, L) int64, at least one wide, padded with blanks, and their lengths (B,) int64."""
-    units = [[byte + 1 for byte in text.encode()] for text in texts]
+    units = [encode(text) for text in texts]
     lengths = torch.tensor([len(row) for row in units], dtype=torch.int64)
     padded = torch.zeros(len(units), max(1, *map(len, units)), dtype=torch.int64)
     for row, unit in zip(padded, units, strict=True):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from duotok.lyrics import edit_distance, greedy
 from duotok.model.heads import STEMS
 
 from .targets import COMPRESSION
@@ -62,6 +63,15 @@ def ctc(logits: Tensor, units: Tensor, lengths: Tensor) -> Mean:
     frames = torch.full_like(lengths, len(log_p))
     losses = F.ctc_loss(log_p, units, frames, lengths, reduction="none", zero_infinity=True)
     return Mean.of(losses / lengths.clamp(min=1), (lengths > 0) & (losses > 0))
+
+
+def character_errors(logits: Tensor, units: Tensor, lengths: Tensor) -> Mean:
+    """Count the edits from the lyrics to what greedy decoding reads, per unit: with `ctc`'s arguments (B, ...)."""
+    edits = [
+        edit_distance(unit[:length].tolist(), greedy(row.detach().float().cpu().numpy())) if length else 0
+        for row, unit, length in zip(logits, units, lengths.tolist(), strict=True)
+    ]
+    return Mean(logits.new_tensor(sum(edits), dtype=torch.float32), lengths.sum().float())
 
 
 def separation(masks: Tensor, mixture: Tensor, sources: Tensor, has_stems: Tensor) -> Mean:

@@ -22,6 +22,7 @@ import numpy as np
 from duotok.audio import Resampler, open_audio, to_mono
 from duotok.config import ConfigError, parse
 from duotok.integrity import AudioError
+from duotok.lyrics import Word
 from duotok.storage import make_folder
 
 # Stems of one song may differ by this, as they do after lossy coding; the longer one is cut.
@@ -29,15 +30,6 @@ _LENGTH_TOLERANCE_S = 0.1
 _HELD_OUT_ONE_IN = 10
 # A decoder and a resampler each hold a core; more threads only fight over the disk.
 _MAX_THREADS = 8
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of the lyrics with its time, in seconds from the song's start."""
-
-    start: float
-    end: float
-    text: str
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -141,6 +141,20 @@ class Stage(Task):
                 f"{f' and {len(problems) - 5} more' if len(problems) > 5 else ''}; give both stages the same model sizes"
             )
         self.load_state_dict({name: tensor for name, tensor in given.items() if name in own}, strict=False)
+
+    @torch.no_grad()
+    def front_features(self, num_batches: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Run the front half over training batches in evaluation mode: each batch with its hidden frames (B, T, D)."""
+        was_training = self.training
+        self.eval()
+        for micro in range(num_batches):
+            batch = self.batch(0, micro).to(self.model.trunk.norm.weight.device)
+            yield batch, self.model.trunk.encode(self.mel(self.input_wave(batch)))
+        self.train(was_training)
+
+    @abstractmethod
+    def input_wave(self, batch: Batch) -> Tensor:
+        """Give the waves (B, S) that the trunk hears."""
 
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename tensors (...) of the stage before to their names here."""

@@ -67,9 +67,13 @@ class Stage1(Stage):
         wave = stack_waves(crops, [inputs[i % len(inputs)] for i in range(len(crops))])
         return Batch(tuple(crop.song.id for crop in crops), {"wave": wave})
 
+    def input_wave(self, batch: Batch) -> Tensor:
+        """Give the clean waves (B, S)."""
+        return batch.tensors["wave"]
+
     def terms(self, batch: Batch, seed: Tensor) -> dict[str, Mean]:
         """Compute the cross-entropy and the accuracy on masked labels; `seed` (2,) draws the mask."""
-        wave, config = batch.tensors["wave"], self.config
+        wave, config = self.input_wave(batch), self.config
         masked = mask_spans(wave, config.masking, self.spec.sample_rate, seed)
         with torch.autocast(wave.device.type, enabled=False):
             labels = self.labels(self.model.mel(wave))

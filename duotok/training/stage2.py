@@ -17,7 +17,7 @@ from duotok.model.heads import STEMS
 from duotok.model.trunk import DOWNSAMPLING
 
 from .data import Crop, stack_lyrics, stack_waves
-from .losses import Mean, ctc, l1, separation
+from .losses import Mean, character_errors, ctc, l1, separation
 from .stage import Stage, StageConfig
 from .targets import chroma_target, compressed_magnitude
 from .task import Batch
@@ -41,12 +41,15 @@ class Stage2Config(StageConfig):
         weights: of the tasks; heads that the model lacks have no task.
         trunk_lr_scale: learning rate of what stage 1 trained, relative to the new layers'; default, not from the paper:
             MusicFM's advice on fine-tuning.
+        fit_batches: training batches whose features give the projections their start, see `Projections.fit`; 0 leaves them
+            random. Own choice.
         masks_s: seconds in the middle of each crop on which masks are estimated, to save time; None is all of it.
     """
 
     stage: Literal[2] = 2
     weights: GuardrailWeights = field(default_factory=GuardrailWeights)
     trunk_lr_scale: float = 0.1
+    fit_batches: int = 8
     masks_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +72,13 @@ class Stage2(Stage):
     def weights(self) -> Mapping[str, float]:
         """Give the paper's lambdas."""
         return vars(self.config.weights)
+
+    def start_from(self, state: Mapping[str, Tensor]) -> None:
+        """Take over stage 1's tensors (...), and fit the projections to its features unless they are given, too."""
+        super().start_from(state)
+        if self.config.fit_batches and not any(".bottleneck." in name for name in state):
+            features = [hidden.flatten(0, 1) for _, hidden in self.front_features(self.config.fit_batches)]
+            self.model.trunk.bottleneck.fit(torch.cat(features))
 
     def parameter_groups(self) -> list[dict]:
         """Let the trunk learn at its own rate."""
@@ -93,17 +103,19 @@ class Stage2(Stage):
         tensors = {"sources": torch.cat((torch.stack(parts), *pair), dim=1), "has_stems": torch.tensor(stems)}
         return Batch(tuple(crop.song.id for crop in crops), {**tensors, "units": units, "unit_lengths": lengths})
 
+    def input_wave(self, batch: Batch) -> Tensor:
+        """Give the mixtures (B, S)."""
+        return batch.tensors["sources"][:, -2:].sum(1)
+
     def terms(self, batch: Batch, seed: Tensor) -> dict[str, Mean]:
         """Compute the losses of the model's heads; `seed` (2,) draws the bottleneck's noise."""
-        sources, heads = batch.tensors["sources"], self.model.heads
-        mixture = sources[:, -2] + sources[:, -1]
+        sources = batch.tensors["sources"]
+        mixture = self.input_wave(batch)
         mel = self.mel(mixture)
         hidden = self.model.trunk(mel, seed=seed).hidden
-        terms = frame_terms(self, hidden, mel, mixture)
-        if "masks" in heads:
+        terms = head_terms(self, hidden, mel, mixture, batch)
+        if "masks" in self.model.heads:
             terms["masks"] = self._separation(hidden, sources, batch.tensors["has_stems"])
-        if "lyrics" in heads:
-            terms["lyrics"] = ctc(heads["lyrics"](hidden), batch.tensors["units"], batch.tensors["unit_lengths"])
         return terms
 
     def _separation(self, hidden: Tensor, sources: Tensor, has_stems: Tensor) -> Mean:
@@ -117,14 +129,15 @@ class Stage2(Stage):
         return separation(masks, mixture, compressed_magnitude(part, self.spec), has_stems)
 
 
-def frame_terms(stage: Stage, hidden: Tensor, mel: Tensor, wave: Tensor) -> dict[str, Mean]:
-    """Compute the losses of the Mel and chroma heads.
+def head_terms(stage: Stage, hidden: Tensor, mel: Tensor, wave: Tensor, batch: Batch) -> dict[str, Mean]:
+    """Compute the losses of the Mel, chroma and lyrics heads, and the character errors of held-out lyrics.
 
     Args:
         stage: whose heads they are.
         hidden: (B, T, D) frames.
         mel: (B, 4T, F) what went in, and is to come out.
         wave: (B, S) that the chromagram is taken from.
+        batch: that holds the lyrics, units (B, L) and unit_lengths (B,).
     """
     heads, terms = stage.model.heads, {}
     if "mel" in heads:
@@ -133,4 +146,9 @@ def frame_terms(stage: Stage, hidden: Tensor, mel: Tensor, wave: Tensor) -> dict
         with torch.autocast(wave.device.type, enabled=False):
             target = chroma_target(wave, stage.spec)
         terms["chroma"] = l1(heads["chroma"](hidden), target)
+    if "lyrics" in heads:
+        lyrics = heads["lyrics"](hidden), batch.tensors["units"], batch.tensors["unit_lengths"]
+        terms["lyrics"] = ctc(*lyrics)
+        if not stage.training:
+            terms["character_errors"] = character_errors(*lyrics)
     return terms

@@ -18,10 +18,10 @@ from duotok.windows import WindowPolicy
 
 from .code_usage import summarize, tally
 from .data import Crop, stack_lyrics, stack_waves
-from .losses import Mean, ctc
+from .losses import Mean
 from .songs import Songs
 from .stage import Stage, StageConfig
-from .stage2 import frame_terms
+from .stage2 import head_terms
 from .task import Batch
 
 _SLOT = "trunk.bottleneck."
@@ -121,18 +121,19 @@ class Stage3(Stage):
         names = tuple(f"{crop.song.id} {name}" for name in TRACKS for crop in crops)
         return Batch(names, {"wave": torch.cat(waves), "tracks": tracks, "units": units, "unit_lengths": lengths})
 
+    def input_wave(self, batch: Batch) -> Tensor:
+        """Give the stems (2B, S)."""
+        return batch.tensors["wave"]
+
     def terms(self, batch: Batch, seed: Tensor) -> dict[str, Mean]:
         """Compute the losses of the heads and of the quantizers; nothing here is drawn with `seed` (2,)."""
-        wave, tracks = batch.tensors["wave"], batch.tensors["tracks"]
+        wave, tracks = self.input_wave(batch), batch.tensors["tracks"]
         mel = self.mel(wave)
         out = self.model.trunk(mel, tracks)
         tallies = self.tallies if self.training else self._scored
         for track in range(len(TRACKS)) if tallies is not None else ():
             tallies[track] += tally(out.bottleneck.indices[tracks == track], self._num_codes)
-        terms = frame_terms(self, out.hidden, mel, wave)
-        if "lyrics" in self.model.heads:
-            logits = self.model.heads["lyrics"](out.hidden)
-            terms["lyrics"] = ctc(logits, batch.tensors["units"], batch.tensors["unit_lengths"])
+        terms = head_terms(self, out.hidden, mel, wave, batch)
         return terms | {"commitment": Mean.of(out.bottleneck.commitment), "codebook": Mean.of(out.bottleneck.codebook)}
 
     def evaluate(self) -> dict[str, float]:
@@ -175,20 +176,15 @@ class Stage3(Stage):
     @torch.no_grad()
     def _fit_codes(self) -> None:
         """Fit every linear map to the features that its branch, or branches, will see."""
-        if not self.config.fit_batches:
-            return
-        was_training, branches = self.training, self.model.trunk.bottleneck.branches
+        branches = self.model.trunk.bottleneck.branches
         features: dict[torch.nn.Module, list[Tensor]] = {branch.quantizer.linear: [] for branch in branches}
-        self.eval()
-        for micro in range(self.config.fit_batches):
-            batch = self.batch(0, micro).to(branches[0].proj_in.weight.device)
-            hidden = self.model.trunk.encode(self.mel(batch.tensors["wave"]))
+        for batch, hidden in self.front_features(self.config.fit_batches):
             for track, branch in enumerate(branches):
-                features[branch.quantizer.linear].append(branch.narrow(hidden[batch.tensors["tracks"] == track]).flatten(0, 1))
-        for branch in branches:
+                z = branch.narrow(hidden[batch.tensors["tracks"] == track])
+                features[branch.quantizer.linear].append(z.flatten(0, 1))
+        for branch in branches if self.config.fit_batches else ():
             z = torch.cat(features[branch.quantizer.linear])
             branch.quantizer.fit(z.mean(0), torch.cov(z.T))
-        self.train(was_training)
 
 
 def _summaries(tallies: Tensor) -> dict[str, float]:
