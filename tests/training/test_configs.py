@@ -48,12 +48,12 @@ def test_stages_share_sizes_and_end_in_the_tokenizers(size):
 
 
 def test_wrong_configurations_are_named(tmp_path, manifest):
-    with pytest.raises(ConfigError, match="config: expected a .yaml file, or stage1 .*; got 'stage9'"):
+    with pytest.raises(ConfigError, match=r"config: expected a .yaml file, or stage1 .*; got 'stage9'"):
         load_config("stage9")
     (tmp_path / "x.yaml").write_text("stage: 7\n")
     with pytest.raises(ConfigError, match=r"x.yaml: stage: expected one of 1, 2, 3; got 7"):
         load_config(tmp_path / "x.yaml")
-    with pytest.raises(ConfigError, match="data.crops: expected one of manifest"):
+    with pytest.raises(ConfigError, match=r"data.crops: expected one of manifest"):
         load_config("tiny/stage1", ["data.crops=3"])
     with pytest.raises(ConfigError, match=r"data: expected crop_s > 0.*; got -1.0, 8 and 32"):
         load_config("tiny/stage1", ["data.crop_s=-1"])

@@ -53,10 +53,8 @@ def test_ctc_is_per_unit_over_items_with_lyrics(generator):
 
 
 def test_ctc_of_one_frame_is_the_cross_entropy(generator):
-    logits = torch.randn(1, 1, 5, generator=generator)
-    torch.testing.assert_close(
-        ctc(logits, torch.tensor([[2]]), torch.tensor([1])).value, F.cross_entropy(logits[0], torch.tensor([2]))
-    )
+    logits, unit = torch.randn(1, 1, 5, generator=generator), torch.tensor([2])
+    torch.testing.assert_close(ctc(logits, unit[None], torch.ones_like(unit)).value, F.cross_entropy(logits[0], unit))
 
 
 def test_lyrics_that_do_not_fit_are_skipped(generator):

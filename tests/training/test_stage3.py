@@ -210,5 +210,5 @@ def test_codes_do_not_decay(stage):
 
 
 def test_masks_are_refused(songs):
-    with pytest.raises(ValueError, match="expected model.heads.masks false in stage 3"):
+    with pytest.raises(ValueError, match=r"expected model.heads.masks false in stage 3"):
         make_stage(small_config(3, "model.heads.masks=true"), songs)
