@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import cli_train
+from . import cli_corpus, cli_train
 
 if TYPE_CHECKING:
     from .corpus.store import RunReport
@@ -30,6 +30,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 cli_train.register(app)
+app.add_typer(cli_corpus.app, name="corpus")
 _SONGS_HELP = "Audio files, folders, or .jsonl manifests. Stems are paired by name: X_vocals.wav with X_accompaniment.wav."
 _out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 

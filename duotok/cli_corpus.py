@@ -1,0 +1,77 @@
+"""The command line of training corpora: `duotok corpus build`, `index`, `stems`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+app = typer.Typer(
+    help="Training corpora: build one, index songs of your own, separate mixtures.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: duotok corpus build tiny -o corpus --lieder Lieder/ --minutes 120 --workers 2")
+def build(
+    recipe: Annotated[str, typer.Argument(help="Which corpus: tiny.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the corpus; a stopped build goes on there.")],
+    lieder: Annotated[Path, typer.Option(help="OpenScore Lieder: a copy of its repository, or a zip of .mxl files.")],
+    songs: Annotated[Path | None, typer.Option(help="Folder of real songs to add: X_vocals.* with X_accomp.*.")] = None,
+    minutes: Annotated[float, typer.Option(min=1, help="Minutes of songs to make from scores.")] = 120.0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws songs, voices, instruments and mixes.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the result does not depend on it.")] = 2,
+    soundfont: Annotated[Path | None, typer.Option(help="General MIDI .sf2; default: that of Debian's package.")] = None,
+) -> None:
+    """Build a corpus of songs with true stems, lyrics with times and notes, from free scores, programs and songs."""
+    from .dataset.build import MANIFEST, build_tiny
+
+    if recipe != "tiny":
+        raise ValueError(f"recipe: expected tiny; got {recipe!r}; choose that")
+    with _SongBar() as bar:
+        report = build_tiny(out, lieder, songs, minutes, seed, workers, soundfont, bar.show)
+    _finish(report.problems, f"{report.num_songs} songs, {report.duration_s / 60:.1f} minutes in {out / MANIFEST}")
+
+
+def _finish(problems: tuple[str, ...], summary: str) -> None:
+    """Print what was left out and what was done; leave with 3 if anything was left out."""
+    for problem in problems:
+        _err.print(f"left out: {_line(problem)}")
+    _out.print(f"{_line(summary)}, {len(problems)} left out")
+    if problems:
+        raise typer.Exit(3)
+
+
+def _line(text: object) -> str:
+    """Make one printable line of anything: song names and messages are not ours."""
+    return escape("".join(char if char.isprintable() else " " for char in " ".join(str(text).split())))
+
+
+class _SongBar:
+    """Songs done and minutes of audio, on one line."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("songs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[minutes]:.1f} min of audio"),
+            TimeRemainingColumn(), console=_err,
+        )  # fmt: skip
+        self._task = self._bar.add_task("songs", total=None, minutes=0.0)
+        self._minutes = 0.0
+
+    def __enter__(self) -> _SongBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, done: int, total: int, seconds: float) -> None:
+        """Show a finished song."""
+        self._minutes += seconds / 60
+        self._bar.update(self._task, completed=done, total=total, minutes=self._minutes)
