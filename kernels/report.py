@@ -1,4 +1,4 @@
-"""What the Triton kernels cost, read from their machine code: no GPU and no driver needed.
+"""What the kernels cost, read from their machine code: no GPU and no driver needed.
 
     python -m duotok.kernels.report                     every kernel for sm_80, sm_90 and sm_100
     python -m duotok.kernels.report 90                  one architecture
@@ -17,7 +17,8 @@ selections and minima. Times are estimates, nothing was run, and too long where 
     time  = max(bytes / bandwidth, flops / tensor peak + n * half / (SMs * 64 * clock), n * all / (SMs * 128 * clock))
     floor = max(bytes / bandwidth, flops / tensor peak)
 
-On an H100 the second term comes within 13% of published timings of a nearest-centre kernel at widths 64 and 128.
+On an H100 the second term comes within 13% of published timings of a nearest-centre kernel at widths 64 and 128. The CUDA
+kernel of log_mel and chroma has a table of its own, from report_cuda.
 """
 
 from __future__ import annotations
@@ -25,48 +26,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-CAPABILITIES = (80, 90, 100)
-# Shared memory that one block may use, in bytes (CUDA programming guide, compute capabilities; 1 KiB of it is reserved).
-SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}
+from . import report_cuda
+from .machine_code import CAPABILITIES, CHIPS, SHARED_LIMIT, disassemble, innermost_loop
 
 _OP_MODULES = ("replace_noise", "nearest_code", "simvq_loss", "attention", "modulate")
-_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?P<guard>@!?U?P\w+\s+)?(?P<opcode>[A-Z][A-Z0-9_.]*)(?P<operands>[^;]*);")
-_LABEL = re.compile(r"^(\.L_x_\d+):")
 _HALF_RATE = ("FMNMX", "FSETP", "FSEL", "FSET", "ISETP", "SEL", "IMNMX", "VIMNMX", "VIADDMNMX", "HMNMX2", "HSETP2")
-# Below this many instructions a loop only waits for a barrier.
-_WAIT_LOOP = 8
-
-
-@dataclass(frozen=True)
-class Chip:
-    """Peak rates of a GPU, from its data sheet: the scale of the estimates.
-
-    Attributes:
-        name: of the product.
-        bandwidth: of its memory, in bytes/s.
-        tensor_flops: dense fp16 tensor-core FLOP/s (for the H100 what a product reaches at most, not the 989 of the sheet).
-        issue: SMs times clock, in cycles/s.
-    """
-
-    name: str
-    bandwidth: float
-    tensor_flops: float
-    issue: float
-
-
-CHIPS = {
-    80: Chip("A100", 2.04e12, 312e12, 108 * 1.41e9),
-    90: Chip("H100", 3.35e12, 800e12, 132 * 1.755e9),
-    100: Chip("B200", 8.0e12, 2250e12, 148 * 1.85e9),
-}
 
 
 @dataclass(frozen=True)
@@ -200,8 +171,8 @@ def compile_ahead(compilable: Compilable, capability: int) -> Compiled:
     target = GPUTarget("cuda", capability, 32)
     source = ASTSource(compilable.kernel, signature, compilable.constexprs, attributes)
     built = triton.compile(source, target=target, options=options)
-    usage, text = _disassemble(built.asm["cubin"], Path(triton.__file__).parent / "backends" / "nvidia" / "bin")
-    sass, loop, looped = _loop(text)
+    usage, text = disassemble(built.asm["cubin"], Path(triton.__file__).parent / "backends" / "nvidia" / "bin")
+    sass, loop, looped = innermost_loop(text)
     return Compiled(
         source=compilable,
         capability=capability,
@@ -221,43 +192,6 @@ def assert_fits(compiled: Compiled) -> None:
     assert compiled.spills == 0, f"{name} spills {compiled.spills} bytes"
     limit = SHARED_LIMIT[compiled.capability]
     assert compiled.shared <= limit, f"{name} needs {compiled.shared} bytes of shared memory; the chip has {limit}"
-
-
-def _disassemble(cubin: bytes, tools: Path) -> tuple[dict[str, int], str]:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "kernel.cubin"
-        file.write_bytes(cubin)
-        resources, text = (
-            subprocess.run([str(tools / tool), flag, str(file)], capture_output=True, text=True, check=True).stdout
-            for tool, flag in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
-        )
-    line = next(line for line in resources.splitlines() if "REG:" in line)
-    return {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}, text
-
-
-def _loop(text: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """All opcodes of a disassembly, those of its longest innermost loop, and whether it has one."""
-    opcodes: list[str] = []
-    labels: dict[str, int] = {}
-    jumps: list[tuple[int, str]] = []
-    exits: list[int] = []
-    for line in text.splitlines():
-        label, instruction = _LABEL.match(line.strip()), _INSTRUCTION.search(line)
-        if label:
-            labels[label[1]] = len(opcodes)
-        elif instruction and instruction["opcode"] != "NOP":
-            target = re.search(r"\.L_x_\d+", instruction["operands"])
-            if instruction["opcode"].startswith("BRA") and target:
-                jumps.append((len(opcodes), target[0]))
-            if instruction["opcode"] == "EXIT" and instruction["guard"] is None:
-                exits.append(len(opcodes))
-            opcodes.append(instruction["opcode"])
-    spans = [(labels[target], at + 1) for at, target in jumps if labels[target] <= at]
-    # A span around an exit is no loop: ptxas moves the slow side of a wait behind the end and jumps back from there.
-    spans = [(a, b) for a, b in spans if b - a >= _WAIT_LOOP and not any(a <= at < b for at in exits)]
-    inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-    start, end = max(inner, key=lambda span: span[1] - span[0], default=(0, max(exits, default=len(opcodes) - 1) + 1))
-    return tuple(opcodes), tuple(opcodes[start:end]), bool(inner)
 
 
 def compilables() -> list[Compilable]:
@@ -291,8 +225,17 @@ def table(capability: int) -> Iterator[str]:
         )  # fmt: skip
 
 
+def cuda_table(capability: int) -> Iterator[str]:
+    """Yield the lines of the CUDA kernels, or why there are none."""
+    reason = report_cuda.why_not()
+    if reason is None:
+        yield from report_cuda.table(capability)
+    else:
+        yield f"log_mel and chroma, cuda: {reason}"
+
+
 def main(arguments: list[str]) -> int:
-    """Print the table of each architecture named, of all by default."""
+    """Print the tables of each architecture named, of all by default."""
     import triton
 
     known = [str(capability) for capability in CAPABILITIES]
@@ -303,7 +246,7 @@ def main(arguments: list[str]) -> int:
     sys.stdout.write(f"Triton {triton.__version__}; times are estimates, nothing was run on a GPU\n")
     for capability in map(int, arguments or known):
         sys.stdout.write("\n")
-        for line in table(capability):
+        for line in chain(table(capability), [""], cuda_table(capability)):
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
     return 0
