@@ -81,13 +81,13 @@ def _read_songs(settings: StageConfig) -> Songs:
 def _start(stage: Stage, init: Path | None) -> None:
     from .training import stages
 
-    if init is not None:
-        stage.start_from(stages.read_state(init))
-        _err.print(f"started from {escape(str(init))}")
-    elif stage.config.stage == 3:
+    if init is None and stage.config.stage == 3:
         raise ValueError("--init: expected a run of stage 2, whose front half stage 3 freezes; got none; name it")
-    elif stage.config.stage == 2:
+    if init is None and stage.config.stage == 2:
         _err.print("note: no --init: stage 2 starts from random weights")
+    stage.start(stages.read_state(init) if init else None)
+    if init:
+        _err.print(f"started from {escape(str(init))}")
 
 
 def _export(run: Path, folder: Path) -> None:

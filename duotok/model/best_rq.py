@@ -52,10 +52,22 @@ class RandomProjectionQuantizer(nn.Module):
         device = torch.get_default_device()
         self.register_buffer("projection", projection.to(device))
         self.register_buffer("codebook", F.normalize(codebook, dim=-1).to(device))
+        self.register_buffer("mean", torch.zeros(n_mels))
+        self.register_buffer("std", torch.ones(n_mels))
+
+    @torch.no_grad()
+    def fit(self, mel: Tensor) -> None:
+        """Normalise every band by its own mean and deviation over frames mel (B, T, F), as they come from here on.
+
+        With one mean for all bands, the spectrum's tilt decides the label of most frames: on 30 min of music, labels had 5.7
+        bits of entropy, and 8.5 after this. BEST-RQ normalises its input, too; that it be by band is our choice.
+        """
+        self.mean.copy_(mel.mean((0, 1)))
+        self.std.copy_(mel.std((0, 1)).clamp(min=1e-3))
 
     @torch.no_grad()
     def forward(self, mel: Tensor) -> Tensor:
-        """Label normalised Mel frames.
+        """Label Mel frames.
 
         Args:
             mel: (B, T, F), T a multiple of the frames in a label.
@@ -63,7 +75,8 @@ class RandomProjectionQuantizer(nn.Module):
         Returns:
             (B, T / stacked) int64 labels.
         """
-        stacked = rearrange(mel.float(), "b (t s) f -> (b t) (s f)", s=self.num_stacked)
+        normal = (mel.float() - self.mean) / self.std
+        stacked = rearrange(normal, "b (t s) f -> (b t) (s f)", s=self.num_stacked)
         return nearest_code(F.normalize(stacked @ self.projection, dim=-1), self.codebook).view(len(mel), -1)
 
 

@@ -120,12 +120,20 @@ class Stage(Task):
         with torch.autocast(wave.device.type, enabled=False):
             return self.model.mel(wave)
 
-    def start_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of the stage before, tensors (...) by name; what is new here stays as it was made.
+    def start(self, state: Mapping[str, Tensor] | None = None) -> None:
+        """Take over the weights of the stage before, and give what is new its start from the data.
+
+        Args:
+            state: tensors (...) by name; None starts from random weights.
 
         Raises:
             ValueError: naming tensors that fit neither.
         """
+        if state is not None:
+            self._take(state)
+        self.fit(state or {})
+
+    def _take(self, state: Mapping[str, Tensor]) -> None:
         given = self.adopt(state)
         own = self.state_dict()
         problems = [f"{name} is missing" for name in own if name not in given and not name.startswith(self.adds)]
@@ -155,6 +163,9 @@ class Stage(Task):
     @abstractmethod
     def input_wave(self, batch: Batch) -> Tensor:
         """Give the waves (B, S) that the trunk hears."""
+
+    def fit(self, given: Mapping[str, Tensor]) -> None:
+        """Fit to training data what is new and not among the tensors (...) that were given."""
 
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename tensors (...) of the stage before to their names here."""

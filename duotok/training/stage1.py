@@ -29,12 +29,15 @@ class Stage1Config(StageConfig):
     Attributes:
         labels: the random-projection quantizer.
         masking: spans and noise.
+        fit_batches: training batches whose Mel bands normalise the labels' input, see `RandomProjectionQuantizer.fit`; 0 leaves
+            it to the front end, as MusicFM does. Own choice.
         inputs: what the crops of a batch are, in turn; default, own choice: the mixture, as in stage 2.
     """
 
     stage: Literal[1] = 1
     labels: BestRQConfig = field(default_factory=BestRQConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    fit_batches: int = 8
     inputs: list[Literal["mixture", "vocals", "accompaniment"]] = field(default_factory=lambda: ["mixture"])
 
     def __post_init__(self) -> None:
@@ -66,6 +69,12 @@ class Stage1(Stage):
         inputs = self.config.inputs
         wave = stack_waves(crops, [inputs[i % len(inputs)] for i in range(len(crops))])
         return Batch(tuple(crop.song.id for crop in crops), {"wave": wave})
+
+    def fit(self, given: Mapping[str, Tensor]) -> None:
+        """Fit the labels' normalisation, unless it is among the tensors (...) given."""
+        if self.config.fit_batches and "labels.mean" not in given:
+            waves = [self.input_wave(self.batch(0, micro)) for micro in range(self.config.fit_batches)]
+            self.labels.fit(self.mel(torch.cat(waves).to(self.labels.mean.device)))
 
     def input_wave(self, batch: Batch) -> Tensor:
         """Give the clean waves (B, S)."""

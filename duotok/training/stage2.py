@@ -73,10 +73,9 @@ class Stage2(Stage):
         """Give the paper's lambdas."""
         return vars(self.config.weights)
 
-    def start_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take over stage 1's tensors (...), and fit the projections to its features unless they are given, too."""
-        super().start_from(state)
-        if self.config.fit_batches and not any(".bottleneck." in name for name in state):
+    def fit(self, given: Mapping[str, Tensor]) -> None:
+        """Fit the projections to the front half's features, unless they are among the tensors (...) given."""
+        if self.config.fit_batches and not any(".bottleneck." in name for name in given):
             features = [hidden.flatten(0, 1) for _, hidden in self.front_features(self.config.fit_batches)]
             self.model.trunk.bottleneck.fit(torch.cat(features))
 

@@ -159,18 +159,15 @@ class Stage3(Stage):
                 given[name if track is None else f"{before}{slot}branches.{track}.{projection}"] = tensor
         return given
 
-    def start_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take over stage 2's tensors (...), then give the codes the features' mean and covariance.
+    def fit(self, given: Mapping[str, Tensor]) -> None:
+        """Give the codes the features' mean and covariance, unless they are among the tensors (...) given.
 
-        Tensors of stage 3 are taken over as they are, and a tokenizer's codes too: they become the table, and the linear map
-        the identity.
+        A tokenizer gives its codes as the table: the linear map is then the identity.
         """
-        super().start_from(state)
-        branches = self.model.trunk.bottleneck.branches
-        if not any(".quantizer." in name for name in state):
+        if not any(".quantizer." in name for name in given):
             self._fit_codes()
-        elif not any(".quantizer.linear." in name for name in state):
-            for branch in branches:
+        elif not any(".quantizer.linear." in name for name in given):
+            for branch in self.model.trunk.bottleneck.branches:
                 branch.quantizer.linear.load_state_dict(_identity(branch.quantizer.linear))
 
     @torch.no_grad()

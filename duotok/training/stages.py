@@ -68,7 +68,7 @@ def make_stage(config: StageConfig, songs: Songs) -> Stage:
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """Read the weights (...) of a trained stage by name, for `Stage.start_from`.
+    """Read the weights (...) of a trained stage by name, for `Stage.start`.
 
     Args:
         folder: a run, whose newest checkpoint is taken, averaged where averages were kept; or a tokenizer.

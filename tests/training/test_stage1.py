@@ -22,6 +22,7 @@ def songs(tmp_path_factory):
 def test_held_out_loss_falls_at_every_target_rate(songs, tmp_path, rate):
     config = small_config(1, f"labels.target_rate={rate}")
     stage = make_stage(config, songs)
+    stage.start()
     before = stage.eval().evaluate()
     after = train(stage, config.train, tmp_path).scores
     assert after["loss"] < before["loss"] - 0.3
@@ -57,6 +58,21 @@ def test_a_batch_without_a_masked_span_has_a_gradient(songs):
     losses = stage(stage.batch(1, 0), SEED)
     losses["loss"].backward()
     assert losses["loss"] == 0 and stage.head.out.weight.grad is not None
+
+
+def test_bands_of_the_labels_input_are_normalised(songs):
+    stage = make_stage(small_config(1), songs)
+    before = stage.labels(stage.model.mel(stage.batch(1, 0).tensors["wave"]))
+    stage.start()
+    mel = torch.cat([stage.model.mel(stage.batch(0, micro).tensors["wave"]) for micro in range(stage.config.fit_batches)])
+    normal = (mel - stage.labels.mean) / stage.labels.std
+    torch.testing.assert_close(normal.mean((0, 1)), torch.zeros(128), rtol=0, atol=1e-3)
+    torch.testing.assert_close(normal.std((0, 1)), torch.ones(128), rtol=0, atol=1e-3)
+    after = stage.labels(stage.model.mel(stage.batch(1, 0).tensors["wave"]))
+    assert len(after.unique()) > len(before.unique())
+    again = make_stage(small_config(1), songs)
+    again.start({**stage.state_dict(), "labels.mean": torch.full((128,), 3.0)})
+    assert again.labels.mean.tolist() == [3.0] * 128 and torch.equal(again.labels.std, stage.labels.std)
 
 
 def test_inputs_take_turns(songs):

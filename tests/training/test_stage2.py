@@ -104,7 +104,7 @@ def test_masks_in_the_middle_alone(songs):
 def test_stage1_gives_its_trunk(songs):
     first, second = make_stage(small_config(1), songs), make_stage(small_config(2, "train.seed=1"), songs)
     fresh = {name: tensor.clone() for name, tensor in second.state_dict().items()}
-    second.start_from(first.state_dict())
+    second.start(first.state_dict())
     given = first.state_dict()
     for name, tensor in second.state_dict().items():
         if not name.startswith("model.trunk.bottleneck."):
@@ -115,7 +115,7 @@ def test_stage1_gives_its_trunk(songs):
 def test_projections_start_as_principal_components(songs):
     """The narrow features fill their space, and what the back blocks hear is the best d-dimensional copy of stage 1's."""
     stage = make_stage(small_config(2), songs)
-    stage.start_from(make_stage(small_config(1), songs).state_dict())
+    stage.start(make_stage(small_config(1), songs).state_dict())
     slot, num_batches = stage.model.trunk.bottleneck, stage.config.fit_batches
     hidden = torch.cat([hidden.flatten(0, 1) for _, hidden in stage.front_features(num_batches)])
     narrow = slot.proj_in(hidden)
@@ -130,12 +130,12 @@ def test_other_sizes_are_named(songs):
     with pytest.raises(
         ValueError, match=r"model.trunk.front.blocks.1.* is missing; .* and \d+ more; give both stages the same"
     ):
-        second.start_from(first.state_dict())
+        second.start(first.state_dict())
     wide = make_stage(small_config(2, "model.trunk.block.ffn_width=96"), songs)
     with pytest.raises(ValueError, match=r"ffn_in.weight is \(64, 32\) instead of \(96, 32\)"):
-        wide.start_from(first.state_dict())
+        wide.start(first.state_dict())
     with pytest.raises(ValueError, match=r"model.extra has no place"):
-        second.start_from({**second.state_dict(), "model.extra": torch.zeros(1)})
+        second.start({**second.state_dict(), "model.extra": torch.zeros(1)})
 
 
 def test_trunk_learns_at_its_own_rate(songs):

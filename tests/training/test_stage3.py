@@ -28,7 +28,7 @@ def songs(tmp_path_factory):
 def stage2_state(songs, tmp_path_factory):
     config = small_config(2, "train.steps=20", "train.evaluate_every=20", "train.save_every=20")
     stage = make_stage(config, songs)
-    stage.start_from(make_stage(small_config(1), songs).state_dict())
+    stage.start(make_stage(small_config(1), songs).state_dict())
     train(stage, config.train, tmp_path_factory.mktemp("stage2"))
     return stage.state_dict()
 
@@ -36,7 +36,7 @@ def stage2_state(songs, tmp_path_factory):
 @pytest.fixture
 def stage(songs, stage2_state):
     made = make_stage(small_config(3), songs)
-    made.start_from(stage2_state)
+    made.start(stage2_state)
     return made
 
 
@@ -45,7 +45,7 @@ def run(songs, stage2_state, tmp_path_factory):
     """A trained stage with its scores before and after, its first state and its folder."""
     config, folder = small_config(3), tmp_path_factory.mktemp("stage3")
     stage = make_stage(config, songs)
-    stage.start_from(stage2_state)
+    stage.start(stage2_state)
     first = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
     before = stage.eval().evaluate()
     result = train(stage, config.train, folder)
@@ -132,7 +132,7 @@ def test_tally_and_its_summary():
 
 def test_monitor_tells_the_interval_and_forgets(songs, stage2_state):
     stage = make_stage(small_config(3, *LONG), songs)
-    stage.start_from(stage2_state)
+    stage.start(stage2_state)
     assert stage.monitor() == {}
     stage.train()(stage.batch(1, 0), SEED)
     stage.eval().evaluate()  # leaves no trace
@@ -164,7 +164,7 @@ def test_training_goes_on_from_a_tokenizer_or_a_run(run, songs, tmp_path):
     batch, codes = stage.eval().batch(1, 0), []
     for source in (tmp_path, folder):
         again = make_stage(small_config(3), songs).eval()
-        again.start_from(read_state(source))
+        again.start(read_state(source))
         codes.append(again.model.encode(batch.tensors["wave"], batch.tensors["tracks"]))
     expected = stage.model.encode(batch.tensors["wave"], batch.tensors["tracks"])
     assert torch.equal(codes[0], expected) and torch.equal(codes[1], expected)
@@ -172,7 +172,7 @@ def test_training_goes_on_from_a_tokenizer_or_a_run(run, songs, tmp_path):
 
 def test_shared_codebook_control(songs, stage2_state):
     stage = make_stage(small_config(3, "share_codebook=true"), songs)
-    stage.start_from(stage2_state)
+    stage.start(stage2_state)
     first, second = stage.model.trunk.bottleneck.branches
     assert first.quantizer is second.quantizer and first.proj_in is not second.proj_in
     listed = [p for group in stage.parameter_groups() for p in group["params"]]
@@ -184,7 +184,7 @@ def test_shared_codebook_control(songs, stage2_state):
 def test_soft_routing_control(songs, stage2_state, tmp_path):
     config = small_config(3, "routing=soft", "train.steps=2", "train.evaluate_every=2", "train.save_every=2")
     stage = make_stage(config, songs)
-    stage.start_from(stage2_state)
+    stage.start(stage2_state)
     slot = stage.model.trunk.bottleneck
     assert isinstance(slot, SoftRouting)
     batch = stage.batch(1, 0).tensors
