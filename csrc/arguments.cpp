@@ -29,6 +29,9 @@ namespace {
 // The largest number of elements, far from any overflow of its size in bytes or of a sum of a few.
 constexpr int64_t kMaxCount = int64_t(1) << 58;
 
+// So many bands of a block's frames can still be counted in an int.
+constexpr int32_t kMaxBands = 1 << 20;
+
 // a * b; -1 if a factor or the product is negative or above kMaxCount.
 int64_t checked_product(int64_t a, int64_t b) {
     if (a < 0 || b < 0 || a > kMaxCount || b > kMaxCount) return -1;
@@ -72,6 +75,8 @@ int32_t check_mel(const duotok_mel_chroma_args &a, int64_t num_rows) {
         return fail(
             DUOTOK_INVALID, "bank: expected at least 1 band over %d bins and band_size >= 0; got %d over %d, %lld", num_bins,
             a.num_bands, a.band_bins, (long long)a.band_size);
+    if (a.num_bands > kMaxBands)
+        return fail(DUOTOK_INVALID, "num_bands: expected at most %d; got %d", kMaxBands, a.num_bands);
     const int64_t size = checked_product(num_rows, a.num_bands);
     if (size < 0 || size != a.mel_size)
         return fail(DUOTOK_INVALID, "mel_size: expected B * T * F = %lld; got %lld", (long long)size, (long long)a.mel_size);

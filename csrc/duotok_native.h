@@ -24,7 +24,13 @@ extern "C" {
 /* Raised whenever a structure or the meaning of an argument changes; callers refuse any other version. */
 #define DUOTOK_ABI_VERSION 2
 
-enum duotok_status { DUOTOK_OK = 0, DUOTOK_INVALID = 1, DUOTOK_OUT_OF_MEMORY = 2, DUOTOK_SYSTEM_ERROR = 3, DUOTOK_CUDA_ERROR = 4 };
+enum duotok_status {
+    DUOTOK_OK = 0,
+    DUOTOK_INVALID = 1,
+    DUOTOK_OUT_OF_MEMORY = 2,
+    DUOTOK_SYSTEM_ERROR = 3,
+    DUOTOK_CUDA_ERROR = 4
+};
 enum duotok_sample_type { DUOTOK_FLOAT32 = 0, DUOTOK_INT16 = 1 };
 enum duotok_pad { DUOTOK_PAD_REFLECT = 0, DUOTOK_PAD_ZERO = 1 };
 enum duotok_log { DUOTOK_LOG_NONE = 0, DUOTOK_LOG_DB = 1, DUOTOK_LOG_LN = 2, DUOTOK_LOG_LOG10 = 3 };
@@ -72,7 +78,7 @@ typedef struct duotok_mel_chroma_args {
     const int64_t *band_offset;  /* (F + 1,) into band_weights, ascending from 0 to band_size */
     const float *band_weights;   /* (band_size,) */
     int64_t band_size;           /* floats in band_weights */
-    int32_t num_bands;           /* F, 1 or more */
+    int32_t num_bands;           /* F, 1 to 2^20 */
     int32_t band_bins;           /* bins the bank was made for, must be K */
     int32_t log_mode;            /* duotok_log: the sums themselves, 10 log10, the natural logarithm, log10 */
     float floor;                 /* sums are raised to it before a logarithm; not NaN */

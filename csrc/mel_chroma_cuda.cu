@@ -65,16 +65,18 @@ const char *remedy(cudaError_t error) {
 // Makes a device current for as long as it lives.
 class CurrentDevice {
 public:
-    explicit CurrentDevice(int device) {
+    explicit CurrentDevice(int device) : device_(device) {
         DUOTOK_CUDA(cudaGetDevice, &previous_);
-        if (device != previous_) DUOTOK_CUDA(cudaSetDevice, device);
+        if (device_ != previous_) DUOTOK_CUDA(cudaSetDevice, device_);
     }
-    ~CurrentDevice() { cudaSetDevice(previous_); }
+    ~CurrentDevice() {
+        if (device_ != previous_) cudaSetDevice(previous_);
+    }
     CurrentDevice(const CurrentDevice &) = delete;
     CurrentDevice &operator=(const CurrentDevice &) = delete;
 
 private:
-    int previous_ = 0;
+    int device_, previous_ = 0;
 };
 
 // Copies of tables on devices, the last used first.

@@ -136,6 +136,7 @@ def test_nan_stays_in_its_frames(phases):
         ({"pad": 513}, "pad: expected 0 to n_fft = 512; got 513"),
         ({"pad_mode": 2}, "pad_mode: expected 0 (reflect) or 1 (zero); got 2"),
         ({"bands_first": 2}, "bands_first: expected 0 or 1; got 2"),
+        ({"num_bands": 2**20 + 1}, "num_bands: expected at most 1048576; got 1048577"),
         ({"log_mode": 4}, "expected log_mode 0, 1, 2 or 3"),
         ({"mean": float("inf")}, "mean, scale: expected finite numbers; got inf"),
         ({"scale": float("nan")}, "mean, scale: expected finite numbers"),
