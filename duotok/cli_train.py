@@ -79,12 +79,15 @@ def _read_songs(settings: StageConfig) -> Songs:
 
 
 def _start(stage: Stage, init: Path | None) -> None:
+    from accelerate import PartialState
+
     from .training import stages
 
     if init is None and stage.config.stage == 3:
         raise ValueError("--init: expected a run of stage 2, whose front half stage 3 freezes; got none; name it")
     if init is None and stage.config.stage == 2:
         _err.print("note: no --init: stage 2 starts from random weights")
+    stage.to(PartialState().device)  # what is fitted to the data is fitted there
     stage.start(stages.read_state(init) if init else None)
     if init:
         _err.print(f"started from {escape(str(init))}")
