@@ -91,6 +91,7 @@ class Kernel:
         spans = [(addresses[int(target[1], 16)], at + 1) for target, at in jumps if target and int(target[1], 16) in addresses]
         loops = [[opcode for _, opcode, _ in self.sass[a:b]] for a, b in spans if a < b]
         inner = [loop for loop in loops if "LDG.E" in loop and "LDS.128" in loop and "BAR.SYNC" not in " ".join(loop)]
+        assert inner, f"expected a loop over a band's bins in the machine code of n_fft {self.n_fft}"
         return min(inner, key=lambda loop: len(loop) / loop.count("LDS.128"))
 
     @property

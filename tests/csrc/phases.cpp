@@ -60,10 +60,27 @@ void run_grid(const CudaCall &call, int64_t batch, Order order) {
         }
 }
 
+template <int kPoints>
+void get_sizes(int32_t *sizes) {
+    using S = Sizes<kPoints>;
+    sizes[0] = S::kFrames, sizes[1] = S::kThreads, sizes[2] = S::kSharedFloats * int(sizeof(float));
+}
+
 }  // namespace
 }  // namespace duotok
 
 extern "C" {
+
+// Frames, threads and bytes of shared memory of a block.
+DUOTOK_API void block_sizes(int32_t n_fft, int32_t *sizes) {
+    switch (n_fft) {
+        case 256: return duotok::get_sizes<128>(sizes);
+        case 512: return duotok::get_sizes<256>(sizes);
+        case 1024: return duotok::get_sizes<512>(sizes);
+        case 2048: return duotok::get_sizes<1024>(sizes);
+        default: return duotok::get_sizes<2048>(sizes);
+    }
+}
 
 DUOTOK_API const char *duotok_last_error(void) { return duotok::last_error(); }
 
