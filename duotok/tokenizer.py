@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +137,7 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
     @property
     def fingerprint(self) -> str:
         """sha256 over the configuration (window policy included), the weights and their dtype, computed when asked for."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(_identity(self.config), sort_keys=True).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -262,6 +262,17 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
 def load(name: str | Path = "tiny", *, device: str | torch.device = "cpu", **options) -> DuoTok:
     """Load a tokenizer: "tiny", a folder, or a hub id "owner/name"; see `DuoTok.from_pretrained`."""
     return DuoTok.from_pretrained(name, device=device, **options)
+
+
+def _identity(config: object) -> object:
+    """A configuration as plain values, without the keyword-only fields that hold their default.
+
+    Fields added to a configuration after a release are keyword-only, so that fingerprints made before still hold.
+    """
+    if not is_dataclass(config):
+        return config
+    named = [(f, getattr(config, f.name)) for f in fields(config)]
+    return {f.name: _identity(value) for f, value in named if not (f.kw_only and value == f.default)}
 
 
 def _songs(waves: Wave | Sequence[Wave]) -> list[Wave]:

@@ -12,15 +12,22 @@ from __future__ import annotations
 from .attention import attention
 from .chroma import ChromaSpec, chroma
 from .dispatch import BACKENDS, Op, use_backends
+from .filter_spectrum import filter_spectrum
 from .log_mel import MelSpec, log_mel
+from .log_mel_chroma import log_mel_chroma
 from .modulate import gated_residual, modulate
 from .nearest_code import PreparedCodebook, nearest_code, prepare
 from .replace_noise import replace_noise
 from .simvq_loss import SimVQOutput, simvq_loss
+from .spectrum import Framing
 
 OPS: dict[str, Op] = {
-    op.name: op for op in (log_mel, chroma, attention, replace_noise, nearest_code, simvq_loss, modulate, gated_residual)
-}
+    op.name: op
+    for op in (
+        log_mel, chroma, log_mel_chroma, filter_spectrum, attention, replace_noise, nearest_code, simvq_loss, modulate,
+        gated_residual,
+    )
+}  # fmt: skip
 
 
 def explain(op: str, *args, **kwargs) -> dict[str, str | None]:
@@ -38,6 +45,7 @@ __all__ = [
     "BACKENDS",
     "OPS",
     "ChromaSpec",
+    "Framing",
     "MelSpec",
     "Op",
     "PreparedCodebook",
@@ -45,8 +53,10 @@ __all__ = [
     "attention",
     "chroma",
     "explain",
+    "filter_spectrum",
     "gated_residual",
     "log_mel",
+    "log_mel_chroma",
     "modulate",
     "nearest_code",
     "prepare",

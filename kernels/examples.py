@@ -6,11 +6,19 @@ import torch
 from torch import Tensor
 
 from .chroma import ChromaSpec
-from .log_mel import MelSpec
+from .log_mel import MelSpec, mel_filter_bank
+from .spectrum import Framing
+
+_SHORT_CHROMA = ChromaSpec(n_fft=2048, win_length=2048)
 
 
 def _normal(*shape: int, device: str = "cpu", scale: float = 1.0) -> Tensor:
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(device)
+
+
+def _own_filters(device: str) -> tuple[Framing, Tensor, Tensor]:
+    """A framing, a window and a bank of the caller's own."""
+    return Framing(win_length=2000), torch.hann_window(2000, device=device), mel_filter_bank(MelSpec(n_mels=40)).to(device)
 
 
 def small(op: str, device: str = "cpu") -> tuple:
@@ -21,6 +29,8 @@ def small(op: str, device: str = "cpu") -> tuple:
     return {
         "log_mel": lambda: (_normal(2, 2999, device=device, scale=0.1), MelSpec()),
         "chroma": lambda: (_normal(2, 2999, device=device, scale=0.1), ChromaSpec()),
+        "log_mel_chroma": lambda: (_normal(2, 2999, device=device, scale=0.1), MelSpec(), _SHORT_CHROMA),
+        "filter_spectrum": lambda: (_normal(2, 2999, device=device, scale=0.1), *_own_filters(device)),
         "replace_noise": lambda: (_normal(3, 29, 13, device=device), 0.2, 1.0, seed),
         "nearest_code": lambda: (_normal(37, 13, device=device), _normal(101, 13, device=device)),
         "simvq_loss": lambda: (
@@ -44,6 +54,8 @@ def real(op: str, device: str = "cpu") -> tuple:
     return {
         "log_mel": lambda: (_normal(1, 720_000, device=device, scale=0.1), MelSpec()),
         "chroma": lambda: (_normal(1, 720_000, device=device, scale=0.1), ChromaSpec()),
+        "log_mel_chroma": lambda: (_normal(1, 720_000, device=device, scale=0.1), MelSpec(), _SHORT_CHROMA),
+        "filter_spectrum": lambda: (_normal(1, 720_000, device=device, scale=0.1), *_own_filters(device)),
         "replace_noise": lambda: (_normal(64, 750, 128, device=device), 0.2, 1.0, seed),
         "nearest_code": lambda: (_normal(750, 128, device=device), table),
         "simvq_loss": lambda: (

@@ -1,10 +1,10 @@
-"""The compiled library (csrc/duotok_native.h), loaded once on first use through ctypes.
+"""The compiled libraries (csrc/duotok_native.h), each loaded once on first use through ctypes.
 
-    why_not() -> None or the reason why there is no library
-    mel_chroma(wave (B, S), window, hop_length, ...) -> (mel (B, T, F) | None, chroma (B, T, 12) | None)
+    why_not(device) -> None, or the reason why there is no library for the device
+    spectra(wave (B, S) | (B, C, S), framing, ...) -> (bands (B, T, F), chroma (B, T, 12))
 
-An install without a C++ compiler has no library; the ops' references serve then. A call releases the interpreter's lock
-and uses as many threads as torch does, unless told otherwise.
+`_native` computes on the CPU and `_native_cuda` on a GPU; an install without g++ or nvcc lacks one or both, and the ops'
+references serve then. A call releases the interpreter's lock; on the CPU it uses as many threads as torch does.
 """
 
 from __future__ import annotations
@@ -12,17 +12,189 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
-ABI_VERSION = 1
+from .spectrum import Framing, analysis_window, centred, num_frames
+
+ABI_VERSION = 2
 N_FFT_SIZES = (256, 512, 1024, 2048, 4096)
 
-_LOG_MODES = {"none": 0, "db": 1, "ln": 2}
+_LOG_MODES = {"none": 0, "db": 1, "ln": 2, "log10": 3}
+_PAD_MODES = {"reflect": 0, "constant": 1}
 _SAMPLE_TYPES = {torch.float32: 0, torch.int16: 1}
+_ERRORS = {1: ValueError, 2: MemoryError}
+# Device -> library, what its installation needs.
+_LIBRARIES = {"cpu": ("_native", "g++"), "cuda": ("_native_cuda", "nvcc")}
+
+
+class Mel(NamedTuple):
+    """Bands wanted of a spectrum: a bank (n_fft // 2 + 1, F), and what follows its sums; no bank for no bands."""
+
+    bank: Tensor | None = None
+    log: str = "none"
+    floor: float = 0.0
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+class Chroma(NamedTuple):
+    """Pitch classes wanted of a spectrum: a bank (n_fft // 2 + 1, 12); no bank for none."""
+
+    bank: Tensor | None = None
+    normalize: bool = False
+
+
+@torch.compiler.assume_constant_result
+def why_not(device: str = "cpu") -> str | None:
+    """Say why the compiled library for "cpu" or "cuda" cannot be used; None if it can."""
+    library = _load(device)
+    return library if isinstance(library, str) else None
+
+
+def why_not_spectra(device: str, wave: Tensor, framing: Framing, power: float, *tables: Tensor) -> str | None:
+    """Say why `spectra` cannot compute this on the device; None if it can.
+
+    Args:
+        device: "cpu" or "cuda".
+        wave: (B, S) or (B, C, S).
+        framing: how it becomes frames.
+        power: of the spectrum.
+        tables: the window (win_length,) and banks (n_fft // 2 + 1, F) that may require gradients.
+    """
+    if wave.device.type != device:
+        return f"needs a {device.upper()} tensor; got {wave.device.type}"
+    if why_not(device) is not None:
+        return why_not(device)
+    if wave.dtype not in _SAMPLE_TYPES:
+        return f"needs float32 or int16 samples; got {wave.dtype}"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (wave, *tables)):
+        return "needs tensors without gradient, for it has no backward; got one that requires it"
+    if framing.n_fft not in N_FFT_SIZES:
+        return f"needs n_fft to be a power of two from 256 to 4096; got {framing.n_fft}"
+    if power not in (1, 2):
+        return f"needs power 1 or 2; got {power}"
+    return None
+
+
+def spectra(
+    wave: Tensor,
+    framing: Framing,
+    *,
+    power: float = 2.0,
+    lengths: Tensor | None = None,
+    bands_first: bool = False,
+    window: Tensor | None = None,
+    mel: Mel = Mel(),  # noqa: B008 - a NamedTuple does not change
+    chroma: Chroma = Chroma(),  # noqa: B008
+) -> tuple[Tensor, Tensor]:
+    """Compute bands, chroma or both from one spectrum.
+
+    Args:
+        wave: (B, S), or (B, C, S) for the mean of its channels; float32 or int16, strided as it likes.
+        framing: how it becomes frames; n_fft a power of two from 256 to 4096.
+        power: 2 for power, 1 for magnitude.
+        lengths: (B,) int64 valid samples of each clip, 1 to S; None if all S are.
+        bands_first: return (B, F, T) and (B, 12, T).
+        window: (win_length,) to use instead of the framing's own.
+        mel: the bands wanted.
+        chroma: the pitch classes wanted.
+
+    Returns:
+        (B, T, F) and (B, T, 12) float32, (0,) where not wanted; T = framing.num_frames(S). Neither depends on the number of
+        threads. Tables on a GPU are read back once, and again after torch counts a write to them: `.data` writes are not.
+
+    Raises:
+        ValueError: for arguments that the library refuses.
+        MemoryError: if there is none for the tables of a call.
+        RuntimeError: if CUDA fails.
+    """
+    window = analysis_window(framing) if window is None else window
+    return _mel_chroma(
+        wave, lengths, window, framing.n_fft, framing.hop_length, framing.num_padded, framing.pad_mode, int(power), bands_first,
+        *mel, *chroma,
+    )  # fmt: skip
+
+
+# One operator on every device, opaque to torch.compile, which cannot trace a ctypes call.
+@torch.library.custom_op("duotok::mel_chroma", mutates_args=(), device_types=("cpu", "cuda"))
+def _mel_chroma(
+    wave: Tensor,
+    lengths: Tensor | None,
+    window: Tensor,
+    n_fft: int,
+    hop_length: int,
+    pad: int,
+    pad_mode: str,
+    power: int,
+    bands_first: bool,
+    bank: Tensor | None,
+    log: str,
+    floor: float,
+    mean: float,
+    scale: float,
+    chroma_bank: Tensor | None,
+    normalize: bool,
+) -> tuple[Tensor, Tensor]:
+    samples = wave[:, None] if wave.ndim == 2 else wave  # (B, C, S)
+    samples = samples if samples.stride(2) == 1 else samples.contiguous()
+    lengths = lengths if lengths is None else lengths.contiguous()
+    window = centred(_host_floats(window), n_fft)
+    batch, channels, num_samples = samples.shape
+    frames = num_frames(num_samples, n_fft, hop_length, pad)
+    args = _Args(
+        wave=samples.data_ptr(),
+        lengths=None if lengths is None else lengths.data_ptr(),
+        batch=batch,
+        channels=channels,
+        samples=num_samples,
+        row_stride=samples.stride(0),
+        channel_stride=samples.stride(1),
+        hop=hop_length,
+        pad=pad,
+        window=window.data_ptr(),
+        n_fft=n_fft,
+        sample_type=_SAMPLE_TYPES[wave.dtype],
+        power=power,
+        num_threads=torch.get_num_threads(),
+        pad_mode=_PAD_MODES[pad_mode],
+        bands_first=bands_first,
+    )
+    mel, chroma = _outputs(wave, frames, bank, chroma_bank, bands_first)
+    if bank is not None:
+        bands = _bands(bank)
+        args.set_mel(mel, bands)
+        args.log_mode, args.floor, args.mean, args.scale = _LOG_MODES[log], floor, mean, scale
+    if chroma_bank is not None:
+        chroma_bank = _host_floats(chroma_bank)
+        args.set_chroma(chroma, chroma_bank)
+        args.chroma_normalize = normalize
+    # An output without elements has no address, which the library would take for an output not wanted.
+    if batch and frames:
+        _call(wave.device, args)
+    return mel, chroma
+
+
+@_mel_chroma.register_fake
+def _(wave: Tensor, lengths: Tensor | None, window: Tensor, n_fft: int, hop_length: int, pad: int, *rest: Any) -> Any:
+    _, _, bands_first, bank, _, _, _, _, chroma_bank, _ = rest
+    return _outputs(wave, num_frames(wave.shape[-1], n_fft, hop_length, pad), bank, chroma_bank, bands_first)
+
+
+def _outputs(
+    wave: Tensor, frames: int, bank: Tensor | None, chroma_bank: Tensor | None, bands_first: bool
+) -> tuple[Tensor, Tensor]:
+    def empty(table: Tensor | None) -> Tensor:
+        shape = (0,) if table is None else (len(wave), *((table.shape[1], frames) if bands_first else (frames, table.shape[1])))
+        return wave.new_empty(shape, dtype=torch.float32)
+
+    return empty(bank), empty(chroma_bank)
 
 
 @dataclass(frozen=True)
@@ -42,53 +214,12 @@ class Bands:
     num_bins: int
 
 
-@torch.compiler.assume_constant_result
-def why_not() -> str | None:
-    """Say why the compiled library cannot be used; None if it can."""
-    library = _load()
-    return library if isinstance(library, str) else None
-
-
-def why_not_spectrum(wave: Tensor, n_fft: int, power: float, lengths: Tensor | None) -> str | None:
-    """Say why `mel_chroma` cannot take these arguments; None if it can."""
-    if why_not() is not None:
-        return why_not()
-    if wave.device.type != "cpu" or (lengths is not None and lengths.device.type != "cpu"):
-        return f"needs CPU tensors; got {wave.device.type if wave.device.type != 'cpu' else lengths.device.type}"
-    if wave.dtype not in _SAMPLE_TYPES:
-        return f"needs float32 or int16 samples; got {wave.dtype}"
-    if wave.requires_grad and torch.is_grad_enabled():
-        return "needs a wave without gradient, for it has no backward; got one that requires it"
-    if wave.dim() != 2 or wave.shape[1] == 0:
-        return f"needs a wave (B, S) of at least one sample; got {tuple(wave.shape)}"
-    if lengths is not None and (lengths.dtype != torch.int64 or lengths.shape != wave.shape[:1]):
-        return f"needs int64 lengths, one per clip; got {lengths.dtype} {tuple(lengths.shape)} for {wave.shape[0]} clips"
-    if n_fft not in N_FFT_SIZES:
-        return f"needs n_fft to be a power of two from 256 to 4096; got {n_fft}"
-    if power not in (1, 2):
-        return f"needs power 1 or 2; got {power}"
-    return None
-
-
-def cpu_isa() -> str:
-    """Name the instruction set in use: avx512, avx2, simd128 or plain."""
-    return _library().duotok_cpu_isa().decode()
-
-
-def use_cpu_isa(name: str | None) -> None:
-    """Use the named instruction set in this process, None for the best; for tests and measurements.
-
-    Raises:
-        ValueError: if this build or this processor does not have it.
-    """
-    _check(_library().duotok_use_cpu_isa(None if name is None else name.encode()))
-
-
 def bands(bank: Tensor) -> Bands:
     """Turn a dense bank (bins, F) into runs of bins.
 
     A band without weight keeps one bin of weight zero, so that NaN reaches it as in a dense product.
     """
+    bank = bank.detach().cpu()
     num_bins = bank.shape[0]
     bins = torch.arange(num_bins)[:, None]
     used = bank != 0
@@ -99,74 +230,26 @@ def bands(bank: Tensor) -> Bands:
     return Bands(first.int(), offset, bank.T[inside.T].float(), num_bins)
 
 
-def mel_chroma(
-    wave: Tensor,
-    window: Tensor,
-    hop_length: int,
-    *,
-    power: int = 2,
-    lengths: Tensor | None = None,
-    mel_bands: Bands | None = None,
-    log: str = "none",
-    floor: float = 0.0,
-    chroma_bank: Tensor | None = None,
-    normalize_chroma: bool = False,
-    num_threads: int | None = None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Compute log-Mel bands, chroma or both from one spectrum.
+class _Derived:
+    """A function of a tensor whose result is kept until the tensor dies, moves or is written to."""
 
-    Args:
-        wave: (B, S) float32 or int16 on the CPU, strided as it likes.
-        window: (n_fft,), n_fft a power of two from 256 to 4096.
-        hop_length: in samples.
-        power: 2 for power, 1 for magnitude.
-        lengths: (B,) int64 valid samples of each clip, 1 to S; None if all S are.
-        mel_bands: F bands; None for no Mel output.
-        log: "none", "db" or "ln" of the sums.
-        floor: the sums are raised to it first, unless log is "none".
-        chroma_bank: (n_fft // 2 + 1, 12); None for no chroma.
-        normalize_chroma: divide each frame by its largest value.
-        num_threads: at least 1; None for torch's number. Results do not depend on it.
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        self._function = function
+        self._kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
-    Returns:
-        (B, T, F) and (B, T, 12) float32, None where not asked for; T = S // hop_length + 1.
+    def __call__(self, tensor: Tensor) -> Any:
+        if tensor.is_inference():  # torch counts no writes to it
+            return self._function(tensor)
+        state = (tensor._version, tensor.data_ptr(), tensor.device, tensor.dtype)
+        known, result = self._kept.get(tensor, (None, None))
+        if known != state:
+            result = self._function(tensor)
+            self._kept[tensor] = (state, result)
+        return result
 
-    Raises:
-        ValueError: for arguments that `why_not_spectrum` or the library refuses.
-        MemoryError: if there is none for the tables of a call.
-    """
-    library = _library()
-    reason = why_not_spectrum(wave, len(window), power, lengths)
-    if reason is not None:
-        raise ValueError(f"mel_chroma {reason}")
-    wave = wave if wave.stride(1) == 1 else wave.contiguous()
-    window = window.to(torch.float32).contiguous()
-    shape = (wave.shape[0], wave.shape[1] // max(hop_length, 1) + 1)
-    args = _Args(
-        wave=wave.data_ptr(),
-        batch=wave.shape[0],
-        samples=wave.shape[1],
-        row_stride=wave.stride(0),
-        hop=hop_length,
-        window=window.data_ptr(),
-        n_fft=len(window),
-        sample_type=_SAMPLE_TYPES[wave.dtype],
-        power=power,
-        num_threads=torch.get_num_threads() if num_threads is None else num_threads,
-    )
-    if lengths is not None:
-        lengths = lengths.contiguous()
-        args.lengths = lengths.data_ptr()
-    mel = chroma = None
-    if mel_bands is not None:
-        mel = _set_mel(args, shape, mel_bands, log, floor)
-    if chroma_bank is not None:
-        chroma_bank = chroma_bank.to(torch.float32).contiguous()
-        chroma = _set_chroma(args, shape, chroma_bank, normalize_chroma)
-    # The output of no clips has no address, which the library would take for an output not wanted.
-    if len(wave):
-        _check(library.duotok_mel_chroma(ctypes.byref(args)))
-    return mel, chroma
+
+_bands = _Derived(torch.inference_mode(False)(bands))
+_host_floats = _Derived(torch.inference_mode(False)(lambda t: t.detach().to("cpu", torch.float32).contiguous()))
 
 
 class _Args(ctypes.Structure):
@@ -176,14 +259,19 @@ class _Args(ctypes.Structure):
         ("wave", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
         ("batch", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
         ("samples", ctypes.c_int64),
         ("row_stride", ctypes.c_int64),
+        ("channel_stride", ctypes.c_int64),
         ("hop", ctypes.c_int64),
+        ("pad", ctypes.c_int64),
         ("window", ctypes.c_void_p),
         ("n_fft", ctypes.c_int32),
         ("sample_type", ctypes.c_int32),
         ("power", ctypes.c_int32),
         ("num_threads", ctypes.c_int32),
+        ("pad_mode", ctypes.c_int32),
+        ("bands_first", ctypes.c_int32),
         ("mel", ctypes.c_void_p),
         ("mel_size", ctypes.c_int64),
         ("band_first", ctypes.c_void_p),
@@ -194,6 +282,8 @@ class _Args(ctypes.Structure):
         ("band_bins", ctypes.c_int32),
         ("log_mode", ctypes.c_int32),
         ("floor", ctypes.c_float),
+        ("mean", ctypes.c_float),
+        ("scale", ctypes.c_float),
         ("chroma", ctypes.c_void_p),
         ("chroma_size", ctypes.c_int64),
         ("chroma_bank", ctypes.c_void_p),
@@ -201,51 +291,75 @@ class _Args(ctypes.Structure):
         ("chroma_normalize", ctypes.c_int32),
     ]
 
+    def set_mel(self, mel: Tensor, bank: Bands) -> None:
+        """Point to an output (B, T, F) and to its bands."""
+        self.mel, self.mel_size = mel.data_ptr(), mel.numel()
+        self.band_first, self.band_offset, self.band_weights = (t.data_ptr() for t in (bank.first, bank.offset, bank.weights))
+        self.band_size, self.num_bands, self.band_bins = len(bank.weights), len(bank.first), bank.num_bins
 
-def _set_mel(args: _Args, shape: tuple[int, int], bank: Bands, log: str, floor: float) -> Tensor:
-    args.num_bands = len(bank.first)
-    mel = torch.empty(*shape, args.num_bands)
-    args.mel, args.mel_size = mel.data_ptr(), mel.numel()
-    args.band_first, args.band_offset, args.band_weights = (t.data_ptr() for t in (bank.first, bank.offset, bank.weights))
-    args.band_size, args.band_bins = len(bank.weights), bank.num_bins
-    args.log_mode, args.floor = _LOG_MODES[log], floor
-    return mel
-
-
-def _set_chroma(args: _Args, shape: tuple[int, int], bank: Tensor, normalize: bool) -> Tensor:
-    chroma = torch.empty(*shape, 12)
-    args.chroma, args.chroma_size = chroma.data_ptr(), chroma.numel()
-    args.chroma_bank, args.chroma_bins, args.chroma_normalize = bank.data_ptr(), bank.shape[0], normalize
-    return chroma
+    def set_chroma(self, chroma: Tensor, bank: Tensor) -> None:
+        """Point to an output (B, T, 12) and to a bank (bins, 12)."""
+        self.chroma, self.chroma_size = chroma.data_ptr(), chroma.numel()
+        self.chroma_bank, self.chroma_bins = bank.data_ptr(), bank.shape[0]
 
 
-def _check(status: int) -> None:
+def cpu_isa() -> str:
+    """Name the instruction set in use: avx512, avx2, simd128 or plain."""
+    return _library("cpu").duotok_cpu_isa().decode()
+
+
+def use_cpu_isa(name: str | None) -> None:
+    """Use the named instruction set in this process, None for the best; for tests and measurements.
+
+    Raises:
+        ValueError: if this build or this processor does not have it.
+    """
+    library = _library("cpu")
+    _check(library, library.duotok_use_cpu_isa(None if name is None else name.encode()))
+
+
+def _call(device: torch.device, args: _Args) -> None:
+    library = _library(device.type)
+    if device.type == "cpu":
+        _check(library, library.duotok_mel_chroma(ctypes.byref(args)))
+        return
+    # Copies made for the call may be freed before the kernel runs: torch gives their memory to later work of this stream.
+    stream = torch.cuda.current_stream(device).cuda_stream
+    _check(library, library.duotok_mel_chroma_cuda(ctypes.byref(args), device.index, stream))
+
+
+def _check(library: ctypes.CDLL, status: int) -> None:
     if status:
-        raise (MemoryError if status == 2 else ValueError)(_library().duotok_last_error().decode())
+        raise _ERRORS.get(status, RuntimeError)(library.duotok_last_error().decode())
 
 
-def _library() -> ctypes.CDLL:
-    library = _load()
+def _library(device: str) -> ctypes.CDLL:
+    library = _load(device)
     if isinstance(library, str):
         raise RuntimeError(f"expected the compiled library; it {library}")
     return library
 
 
 @functools.cache
-def _load() -> ctypes.CDLL | str:
-    """Load the library, or say why not."""
-    path = Path(__file__).with_name("_native.dll" if os.name == "nt" else "_native.so")
+def _load(device: str) -> ctypes.CDLL | str:
+    """Load the library of a device, or say why not."""
+    name, compiler = _LIBRARIES[device]
+    path = Path(__file__).with_name(name + (".dll" if os.name == "nt" else ".so"))
     if not path.exists():
-        return "needs the compiled library; this install was built without a compiler; reinstall with g++"
+        return f"needs the compiled library {path.name}; this install was built without {compiler}; reinstall with {compiler}"
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        return f"needs the compiled library; {path} does not load ({error}); reinstall with g++"
+        return f"needs the compiled library {path.name}; it does not load ({error}); reinstall with {compiler}"
     library.duotok_abi_version.restype = ctypes.c_int32
     found = library.duotok_abi_version()
     if found != ABI_VERSION:
-        return f"needs the compiled library with ABI {ABI_VERSION}; {path} has {found}; reinstall"
-    library.duotok_cpu_isa.restype = library.duotok_last_error.restype = ctypes.c_char_p
-    library.duotok_use_cpu_isa.argtypes = [ctypes.c_char_p]
-    library.duotok_mel_chroma.argtypes = [ctypes.POINTER(_Args)]
+        return f"needs the compiled library {path.name} with ABI {ABI_VERSION}; it has {found}; reinstall with {compiler}"
+    library.duotok_last_error.restype = ctypes.c_char_p
+    if device == "cpu":
+        library.duotok_cpu_isa.restype = ctypes.c_char_p
+        library.duotok_use_cpu_isa.argtypes = [ctypes.c_char_p]
+        library.duotok_mel_chroma.argtypes = [ctypes.POINTER(_Args)]
+    else:
+        library.duotok_mel_chroma_cuda.argtypes = [ctypes.POINTER(_Args), ctypes.c_int32, ctypes.c_void_p]
     return library

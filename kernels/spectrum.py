@@ -1,49 +1,123 @@
-"""Power spectra of framed audio: what `log_mel` and `chroma` share.
+"""Power spectra of framed audio: what the spectral ops share.
 
-Frame t is centred on sample t * hop_length; the clip is reflected at both of its own ends, as often as needed, so clips
-shorter than a window and ragged batches are framed like any other (as by librosa and torch.stft with center=True).
+A clip is padded at both of its own ends and cut into frames; frame t begins `pad` samples before sample t * hop_length, so
+pad = n_fft // 2 centres it there, as librosa and torch.stft do. Reflection goes on as often as needed: clips shorter than a
+window and ragged batches are framed like any other.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+_WINDOWS = {
+    "hann": torch.hann_window,
+    "hamming": torch.hamming_window,
+    "blackman": torch.blackman_window,
+    "rectangular": torch.ones,
+}
 
-def num_frames(num_samples: int | Tensor, hop_length: int) -> int | Tensor:
-    """Count the centred frames of a clip, num_samples // hop_length + 1; tensors (B,) for a batch."""
-    return num_samples // hop_length + 1
+
+@dataclass(frozen=True)
+class Framing:
+    """How a wave becomes frames.
+
+    Attributes:
+        sample_rate: of the waves, in Hz.
+        n_fft, win_length, hop_length: in samples; the window stands in the middle of the n_fft samples of a frame.
+        window: "hann", "hamming", "blackman" (all periodic, as spectral analysis wants them) or "rectangular".
+        pad: samples added at both ends before framing; None adds n_fft // 2, which centres the frames; 0 adds none.
+        pad_mode: "reflect" without repeating the end, or "constant" for zeros.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    sample_rate: int = 24_000
+    n_fft: int = 2048
+    win_length: int = 2048
+    hop_length: int = 240
+    window: Literal["hann", "hamming", "blackman", "rectangular"] = field(default="hann", kw_only=True)
+    pad: int | None = field(default=None, kw_only=True)
+    pad_mode: Literal["reflect", "constant"] = field(default="reflect", kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "hop_length"):
+            self._expect(getattr(self, name) >= 1, name, "at least 1")
+        self._expect(1 <= self.win_length <= self.n_fft, "win_length", f"1 to n_fft = {self.n_fft}")
+        self._expect(self.pad is None or 0 <= self.pad <= self.n_fft, "pad", f"None or 0 to n_fft = {self.n_fft}")
+        self._expect(self.window in _WINDOWS, "window", f"one of {', '.join(_WINDOWS)}")
+        self._expect(self.pad_mode in ("reflect", "constant"), "pad_mode", "reflect or constant")
+
+    def _expect(self, holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            kind = type(self).__name__
+            raise ValueError(f"{kind}.{name}: expected {expected}; got {getattr(self, name)!r}; correct this value")
+
+    @property
+    def num_padded(self) -> int:
+        """Samples added at each end of a clip."""
+        return self.n_fft // 2 if self.pad is None else self.pad
+
+    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
+        """Count the frames of a clip, (S + 2 pad - n_fft) // hop_length + 1 or none; a tensor (B,) for a batch."""
+        return num_frames(num_samples, self.n_fft, self.hop_length, self.num_padded)
+
+
+def num_frames(num_samples: int | Tensor, n_fft: int, hop_length: int, pad: int) -> int | Tensor:
+    """Count the frames of a clip with `pad` samples more at both ends; a tensor (B,) for a batch."""
+    count = (num_samples + 2 * pad - n_fft) // hop_length + 1
+    return count.clamp(min=0) if isinstance(count, Tensor) else max(count, 0)
 
 
 def power_spectrum(
-    wave: Tensor, n_fft: int, win_length: int, hop_length: int, power: float = 2.0, lengths: Tensor | None = None
+    wave: Tensor, framing: Framing, power: float = 2.0, lengths: Tensor | None = None, window: Tensor | None = None
 ) -> Tensor:
-    """Compute |STFT|^power with a periodic Hann window.
+    """Compute |STFT|^power.
 
     Args:
-        wave: (B, S) float, or int16 read as sample / 32,768.
-        n_fft, win_length, hop_length: in samples, win_length <= n_fft.
+        wave: (B, S), or (B, C, S) for the mean of its channels; float, or int16 read as sample / 32,768.
+        framing: how it becomes frames.
         power: 2 for power, 1 for magnitude.
         lengths: (B,) int64 valid samples, at least 1; None if all S are.
+        window: (win_length,) to use instead of the framing's own.
 
     Returns:
-        (B, T, n_fft // 2 + 1) float32 (float64 for float64 input), T = S // hop_length + 1; frames beyond a clip's own
+        (B, T, n_fft // 2 + 1) float32 (float64 for float64 input), T = framing.num_frames(S); frames beyond a clip's own
         end are zero.
     """
     wave = wave / 32768 if wave.dtype == torch.int16 else wave.to(torch.promote_types(wave.dtype, torch.float32))
-    size = lengths[:, None] if lengths is not None else wave.shape[1]
-    source = torch.arange(-(n_fft // 2), wave.shape[1] + n_fft // 2, device=wave.device)
-    padded = wave.gather(1, reflect(source, size).expand(len(wave), -1))
-    frames = padded.unfold(1, n_fft, hop_length) * hann_window(n_fft, win_length, wave.dtype, wave.device)  # (B, T, n_fft)
-    spectrum = torch.fft.rfft(frames)
-    out = spectrum.real.square() + spectrum.imag.square()
-    out = out if power == 2 else out.pow(power / 2)
+    wave = wave.mean(1) if wave.ndim == 3 else wave
+    if framing.num_frames(wave.shape[1]) == 0:
+        return wave.new_zeros(len(wave), 0, framing.n_fft // 2 + 1)
+    window = analysis_window(framing) if window is None else window
+    frames = _pad(wave, framing, lengths).unfold(1, framing.n_fft, framing.hop_length)  # (B, T, n_fft)
+    spectrum = torch.fft.rfft(frames * centred(window.to(wave), framing.n_fft))
+    out = spectrum.real.square() + spectrum.imag.square() if power == 2 else spectrum.abs().pow(power)
     if lengths is not None:
-        count = num_frames(lengths, hop_length)
-        out = out * (torch.arange(out.shape[1], device=wave.device) < count[:, None])[..., None]
+        beyond = torch.arange(out.shape[1], device=wave.device) >= framing.num_frames(lengths)[:, None]
+        out = out.masked_fill(beyond[..., None], 0)
     return out
+
+
+def _pad(wave: Tensor, framing: Framing, lengths: Tensor | None) -> Tensor:
+    """Pad each clip of (B, S) at its own ends: (B, S + 2 pad)."""
+    size = lengths[:, None] if lengths is not None else wave.shape[1]
+    position = torch.arange(-framing.num_padded, wave.shape[1] + framing.num_padded, device=wave.device)
+    padded = wave.gather(1, reflect(position, size).expand(len(wave), -1))
+    return padded if framing.pad_mode == "reflect" else padded.masked_fill((position < 0) | (position >= size), 0)
+
+
+def log_of(sums: Tensor, log: str, floor: float) -> Tensor:
+    """Take the logarithm of (...), raised to the floor first: "db" (10 log10), "ln", "log10" or "none"."""
+    if log == "none":
+        return sums
+    raised = sums.clamp(min=floor)
+    return raised.log() if log == "ln" else raised.log10() * (10 if log == "db" else 1)
 
 
 def reflect(index: Tensor, size: int | Tensor) -> Tensor:
@@ -53,10 +127,49 @@ def reflect(index: Tensor, size: int | Tensor) -> Tensor:
     return torch.minimum(folded, period - folded).clamp(min=0)
 
 
+def centred(window: Tensor, n_fft: int) -> Tensor:
+    """Put a window (W,) in the middle of (n_fft,)."""
+    left = (n_fft - len(window)) // 2
+    return torch.nn.functional.pad(window, (left, n_fft - len(window) - left))
+
+
+# The spectral ops' tables are constants of a compiled graph, not computed in it.
+@torch.compiler.assume_constant_result
+def analysis_window(framing: Framing) -> Tensor:
+    """Make the framing's window, (win_length,) float64 on the CPU, the same tensor each time."""
+    return _window(framing.window, framing.win_length)
+
+
 @functools.lru_cache(maxsize=32)
 @torch.inference_mode(False)  # what is kept must serve training, too
-def hann_window(n_fft: int, win_length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Make the periodic Hann window, centred in (n_fft,)."""
-    window = torch.hann_window(win_length, dtype=torch.float64)
-    left = (n_fft - win_length) // 2
-    return torch.nn.functional.pad(window, (left, n_fft - win_length - left)).to(device, dtype)
+def _window(name: str, win_length: int) -> Tensor:
+    return _WINDOWS[name](win_length, dtype=torch.float64)
+
+
+def check_wave(op: str, wave: Tensor, lengths: Tensor | None) -> None:
+    """Refuse what no backend of the op takes: a wave that is not (B, S) or (B, C, S), or lengths that do not fit it.
+
+    Lengths on a GPU are not read, which would wait for it, nor are those of a compiled graph.
+
+    Raises:
+        ValueError: for such a wave or such lengths.
+    """
+    if wave.ndim not in (2, 3) or 0 in wave.shape[1:]:
+        raise ValueError(
+            f"{op}: expected a wave (B, S) or (B, C, S) of at least one sample; got {tuple(wave.shape)}; reshape the wave"
+        )
+    if not wave.is_floating_point() and wave.dtype != torch.int16:
+        raise ValueError(f"{op}: expected a wave of floats or int16; got {wave.dtype}; convert the wave")
+    if lengths is None:
+        return
+    if lengths.dtype != torch.int64 or lengths.shape != wave.shape[:1] or lengths.device != wave.device:
+        raise ValueError(
+            f"{op}: expected int64 lengths of {wave.shape[0]} clips on {wave.device}; "
+            f"got {lengths.dtype} {tuple(lengths.shape)} on {lengths.device}; convert the lengths"
+        )
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = lengths[(lengths < 1) | (lengths > wave.shape[-1])]
+        if len(wrong):
+            raise ValueError(
+                f"{op}: expected lengths of 1 to {wave.shape[-1]} samples; got {wrong[0]}; leave out clips without samples"
+            )

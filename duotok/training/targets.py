@@ -20,5 +20,5 @@ def chroma_target(wave: Tensor, mel: MelSpec) -> Tensor:
 def compressed_magnitude(wave: Tensor, mel: MelSpec) -> Tensor:
     """Compute |STFT|^0.3 of waves (..., S): (..., T, n_fft / 2 + 1) at the Mel front end's hop."""
     flat = wave.flatten(0, -2)
-    power = power_spectrum(flat, mel.n_fft, mel.win_length, mel.hop_length)[:, : wave.shape[-1] // mel.hop_length]
+    power = power_spectrum(flat, mel)[:, : wave.shape[-1] // mel.hop_length]
     return power.pow(COMPRESSION / 2).unflatten(0, wave.shape[:-1])
