@@ -39,6 +39,43 @@ def build(
     _finish(report.problems, f"{report.num_songs} songs, {report.duration_s / 60:.1f} minutes in {out / MANIFEST}")
 
 
+@app.command(epilog="Example: duotok corpus index songs/ -o songs.jsonl")
+def index(
+    source: Annotated[Path, typer.Argument(help="A folder of songs, or a .jsonl(.gz) of duotok, NeMo or lhotse.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write, .jsonl.")],
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = 2,
+) -> None:
+    """Write a manifest of songs you have: stems paired by name, lyrics beside them (.lrc, .txt), every file decoded once."""
+    from .dataset.index import index as write_index
+
+    with _SongBar() as bar:
+        report = write_index(source, out, workers, bar.show)
+    for remark in report.remarks:
+        _err.print(f"note: {_line(remark)}")
+    _finish(report.problems, f"{report.num_songs} songs, {report.duration_s / 60:.1f} minutes in {out}")
+
+
+@app.command(epilog="Example: duotok corpus stems songs.jsonl -o stems --separate demucs")
+def stems(
+    manifest: Annotated[Path, typer.Argument(help="Manifest, .jsonl; songs with stems are taken over as they are.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the stems and their manifest; a stopped run goes on.")],
+    separate: Annotated[str, typer.Option(help="The separator: demucs.")] = "demucs",
+    separator_weights: Annotated[Path | None, typer.Option(help="Local copy of the separator's safetensors.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Separate the mixtures of a manifest into vocals and accompaniment, and write a manifest that has them."""
+    from .dataset.stems import MANIFEST, separate_manifest
+    from .separation import make_separator
+
+    separator = make_separator(separate, separator_weights, device)
+    if separator is None:
+        raise ValueError("--separate: expected a separator; got 'none'; choose demucs")
+    with _SongBar() as bar:
+        report = separate_manifest(manifest, out, separator, bar.show)
+    summary = f"{report.num_songs} songs, {report.num_separated} of them separated, {report.duration_s / 60:.1f} minutes"
+    _finish(report.problems, f"{summary} in {out / MANIFEST}")
+
+
 def _finish(problems: tuple[str, ...], summary: str) -> None:
     """Print what was left out and what was done; leave with 3 if anything was left out."""
     for problem in problems:

@@ -5,18 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from duotok.storage import make_folder, write_atomically
 
 _HELD_OUT_ONE_IN = 10
-PATHS = ("vocal_path", "accompaniment_path", "stems_path", "mixture_path", "notes_path")
+_PATHS = ("vocal_path", "accompaniment_path", "stems_path", "mixture_path", "notes_path")
 
 
-def split_of(song_id: str) -> str:
-    """Hold out about every tenth song, by a hash of its id, whatever else is in the corpus: "train" or "held_out"."""
+_HELD_OUT_NAMES = frozenset(("held_out", "test", "valid", "validation", "dev", "eval"))
+
+
+def split_of(song_id: str, named: object = None) -> str:
+    """Assign a song to "train" or "held_out".
+
+    Args:
+        song_id: whose hash holds out about every tenth song, whatever else is in the corpus.
+        named: a split that the song has already; test, valid and dev are held out, an unknown name counts for nothing.
+    """
+    if named == "train" or named in _HELD_OUT_NAMES:
+        return "train" if named == "train" else "held_out"
     digest = hashlib.sha1(song_id.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
     return "held_out" if int.from_bytes(digest[:8], "big") % _HELD_OUT_ONE_IN == 0 else "train"
 
@@ -32,9 +42,24 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_atomically(path, "".join(lines).encode("utf-8", "backslashreplace"))
 
 
-def relative(path: str | Path, folder: Path) -> str:
-    """Write a path as seen from a folder, with forward slashes; as it is on another drive."""
+def absolute(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Give a row of a manifest in `folder` with absolute paths."""
+    return _with_paths(row, lambda path: str((folder / path).absolute()))
+
+
+def relative(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Give a row whose paths are absolute, or as seen from here, with paths as seen from a folder, with forward slashes."""
+    return _with_paths(row, lambda path: _from(path, folder))
+
+
+def _with_paths(row: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    paths = {name: change(row[name]) for name in _PATHS if row.get(name)}
+    stems = {"stems": {name: change(path) for name, path in row["stems"].items()}} if row.get("stems") else {}
+    return row | paths | stems
+
+
+def _from(path: str, folder: Path) -> str:
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:
+    except ValueError:  # on another drive
         return str(Path(path).absolute())
