@@ -210,8 +210,8 @@ DUOTOK_PHASE void run_block(const CudaCall &call, int64_t clip, int64_t first_fr
         each_thread([&](int thread, Registers &own) { store_first_pass<kPoints>(shared, thread, own.points); });
         if constexpr (Sizes<kPoints>::kMiddle > 1)
             each_thread([&](int thread, Registers &) { middle_pass<kPoints>(shared, call.job, thread); });
-        each_thread([&](int thread, Registers &own) { split_bins<kPoints>(shared, call.job.fft, thread, own.power); });
-        each_thread([&](int thread, Registers &own) { store_bins<kPoints>(shared, call.job.magnitude, thread, own.power); });
+        each_thread([&](int thread, Registers &own) { split_bins<kPoints>(shared, call.job, thread, own.power); });
+        each_thread([&](int thread, Registers &own) { store_bins<kPoints>(shared, thread, own.power); });
     }
     each_thread([&](int thread, Registers &) { use_spectra<kPoints>(block(), thread); });
     if (call.chroma && any) {

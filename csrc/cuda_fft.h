@@ -144,12 +144,13 @@ DUOTOK_PHASE void split_half(const Complex *a, const Complex *b, const FftTables
         split_pair(a[q], b[kLast - 1 - q], fft, k + q * (kPoints / kLast), &power[2 * q], &power[2 * q + 1]);
 }
 
-// Phase: the last pass and the split, to the power of the bins in registers: (kOwnPairs, 2 * kLast + 1), where the bins of
-// `first` come before those of `second`, each before its mirror, and the middle of the spectrum last.
+// Phase: the last pass and the split, to the power or magnitude of the bins in registers: (kOwnPairs, 2 * kLast + 1), where
+// the bins of `first` come before those of `second`, each before its mirror, and the middle of the spectrum last.
 template <int kPoints>
-DUOTOK_PHASE void split_bins(const float *shared, const FftTables &fft, int thread, float *power) {
+DUOTOK_PHASE void split_bins(const float *shared, const SpectrumJob &job, int thread, float *power) {
     using S = Sizes<kPoints>;
     constexpr int kLast = S::kLast;
+    const FftTables &fft = job.fft;
     DUOTOK_UNROLL
     for (int i = 0; i < S::kOwnPairs; ++i, power += 2 * kLast + 1) {
         const MirrorPair pair = mirror_pair<kPoints>(thread, i);
@@ -160,6 +161,7 @@ DUOTOK_PHASE void split_bins(const float *shared, const FftTables &fft, int thre
         if (pair.second) {
             split_half<kPoints>(a, b, fft, pair.first, power);
             split_half<kPoints>(b, a, fft, pair.second, power + kLast);
+            power[2 * kLast] = 0.0f;
         } else {
             split_half<kPoints>(a, a, fft, pair.first, power);
             split_ends(b[0], b[kLast / 2], &power[kLast], &power[2 * kLast], &power[kLast + 1]);
@@ -168,19 +170,21 @@ DUOTOK_PHASE void split_bins(const float *shared, const FftTables &fft, int thre
                 split_pair(b[q], b[kLast - q], fft, q * (kPoints / kLast), &at[0], &at[1]);
             }
         }
+        if (job.magnitude)
+            for (int bin = 0; bin <= 2 * kLast; ++bin) power[bin] = square_root(power[bin]);
     }
 }
 
 // Phase: from registers to the spectra, (kFrames / 4, kBins) Quads, where points were.
 template <int kPoints>
-DUOTOK_PHASE void store_bins(float *shared, bool magnitude, int thread, const float *power) {
+DUOTOK_PHASE void store_bins(float *shared, int thread, const float *power) {
     using S = Sizes<kPoints>;
     constexpr int kLast = S::kLast;
     DUOTOK_UNROLL
     for (int i = 0; i < S::kOwnPairs; ++i, power += 2 * kLast + 1) {
         const MirrorPair pair = mirror_pair<kPoints>(thread, i);
         float *spectrum = shared + pair.frame / 4 * 4 * S::kBins + pair.frame % 4;
-        const auto put = [&](int bin, float value) { spectrum[4 * bin] = magnitude ? square_root(value) : value; };
+        const auto put = [&](int bin, float value) { spectrum[4 * bin] = value; };
         for (int q = 0; q < kLast; ++q) {
             const int bin = (q < kLast / 2 ? pair.first : pair.second) + q % (kLast / 2) * (kPoints / kLast);
             put(bin, power[2 * q]);
