@@ -111,6 +111,31 @@ int32_t check_chroma(const duotok_mel_chroma_args &a, int64_t num_rows) {
     return DUOTOK_OK;
 }
 
+// A processor may trap on such an address; a GPU ends its whole context.
+int32_t check_alignment(const duotok_mel_chroma_args &a) {
+    const struct {
+        const char *name;
+        const void *address;
+        size_t size;
+    } arrays[] = {
+        {"wave", a.wave, a.sample_type == DUOTOK_INT16 ? sizeof(int16_t) : sizeof(float)},
+        {"lengths", a.lengths, sizeof *a.lengths},
+        {"window", a.window, sizeof *a.window},
+        {"mel", a.mel, sizeof *a.mel},
+        {"band_first", a.mel ? a.band_first : nullptr, sizeof *a.band_first},
+        {"band_offset", a.mel ? a.band_offset : nullptr, sizeof *a.band_offset},
+        {"band_weights", a.mel ? a.band_weights : nullptr, sizeof *a.band_weights},
+        {"chroma", a.chroma, sizeof *a.chroma},
+        {"chroma_bank", a.chroma ? a.chroma_bank : nullptr, sizeof *a.chroma_bank},
+    };
+    for (const auto &array : arrays)
+        if (reinterpret_cast<uintptr_t>(array.address) % array.size)
+            return fail(
+                DUOTOK_INVALID, "%s: expected an address that is a multiple of %d; got %p", array.name, int(array.size),
+                array.address);
+    return DUOTOK_OK;
+}
+
 // Read after everything that a wrong batch contradicts.
 int32_t check_lengths(const duotok_mel_chroma_args &a) {
     for (int64_t clip = 0; a.lengths && clip < a.batch; ++clip)
@@ -128,6 +153,7 @@ int32_t check(const duotok_mel_chroma_args *args, bool host_lengths) {
     if (!args->mel && !args->chroma) return fail(DUOTOK_INVALID, "mel, chroma: expected at least one output; got NULL twice");
     if (const int32_t status = check_shape(*args)) return status;
     if (const int32_t status = check_signal(*args)) return status;
+    if (const int32_t status = check_alignment(*args)) return status;
     const int64_t num_rows = checked_product(args->batch, num_frames(args->samples, args->pad, args->n_fft, args->hop));
     if (num_rows < 0) return fail(DUOTOK_INVALID, "expected batch * frames in range; got an overflow");
     if (args->mel)

@@ -51,7 +51,8 @@ DUOTOK_API const char *duotok_last_error(void);
 
 /* Arguments of duotok_mel_chroma. B clips of S samples in C channels; a clip with `pad` samples more at both of its own
  * ends has T = (S + 2 pad - n_fft) / hop + 1 frames, none if it is shorter than n_fft; frame t begins `pad` samples before
- * sample t * hop. K = n_fft / 2 + 1 frequency bins; F bands. Arrays are contiguous unless said. */
+ * sample t * hop. K = n_fft / 2 + 1 frequency bins; F bands. Arrays are aligned for their type and, unless said,
+ * contiguous. */
 typedef struct duotok_mel_chroma_args {
     const void *wave;            /* (B, C, S) float32, or int16 read as sample / 32768 */
     const int64_t *lengths;      /* (B,) valid samples of each clip, 1 to S; NULL if all S are */
@@ -100,8 +101,8 @@ typedef struct duotok_mel_chroma_args {
  * class, as a dense product would; an infinite sample, or one whose power overflows, gives values that are not finite. Other
  * frames are not affected.
  *
- * Returns DUOTOK_OK; DUOTOK_INVALID for a NULL pointer, a size that is negative, out of range or overflows, a bank whose
- * bands leave the spectrum, a length outside 1 to S (nothing is computed then); DUOTOK_OUT_OF_MEMORY and
+ * Returns DUOTOK_OK; DUOTOK_INVALID for a NULL or misaligned pointer, a size that is negative, out of range or overflows, a
+ * bank whose bands leave the spectrum, a length outside 1 to S (nothing is computed then); DUOTOK_OUT_OF_MEMORY and
  * DUOTOK_SYSTEM_ERROR if the system gives no memory or another resource. */
 DUOTOK_API int32_t duotok_mel_chroma(const duotok_mel_chroma_args *args);
 
