@@ -10,9 +10,9 @@ the first-level cache, of which a multiprocessor has one for every 128 bytes or 
     time  = max(bytes / bandwidth, frames * instructions / (SMs * 128 * clock), frames * accesses / (SMs * clock))
     floor = bytes / bandwidth
 
-The FFT's share is counted from its phases, which have no loops, both sides of every branch: too much by about a third. The
-bands' share is that of their inner loop for the bank's widest band of every 32, with its bank conflicts. Loading samples,
-logarithms and the launch are left out.
+The FFT's share is counted from its phases, which have no loops, both sides of every branch: too much by about a third; bank
+conflicts of its points, few from n_fft 2048 on, are left out. The bands' share is that of their inner loop for the widest of
+every 32 bands, with its bank conflicts. Loading samples, logarithms and the launch are left out.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Kernel:
     def shared(self) -> int:
         """Bytes of shared memory of a block."""
         points = self.n_fft // 2
-        return 8 * self.frames * ((points + points // 16 + points // 256 + 11) // 16 * 16 + 4)
+        left = {128: 8, 256: 1, 512: 2, 1024: 4, 2048: 3}[points]
+        return 8 * self.frames * ((points + points // 16 + points // 256 + 15 - left) // 16 * 16 + left)
 
     @property
     def fft(self) -> list[str]:
