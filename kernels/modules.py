@@ -2,6 +2,7 @@
 
     from duotok.kernels.modules import SimVQ, RandomProjectionQuantizer     # for vector_quantize_pytorch's
     from duotok.kernels.modules import SimVQ1D                              # for the SimVQ authors'
+    from duotok.kernels.modules import MelSpectrogram, ChromaSpectrogram    # for torchaudio's, see spectrum_modules.py
     from duotok.kernels.modules import Attention, GaussianReplacement
 
 Indices may differ from the original's where two codes are nearly equally near: ours is then the nearer one in float64.
@@ -20,6 +21,18 @@ from .attention import attention
 from .nearest_code import nearest_code
 from .replace_noise import replace_noise
 from .simvq_loss import simvq_loss
+from .spectrum_modules import ChromaSpectrogram, MelSpectrogram
+
+__all__ = [
+    "Attention",
+    "ChromaSpectrogram",
+    "GaussianReplacement",
+    "LossBreakdown",
+    "MelSpectrogram",
+    "RandomProjectionQuantizer",
+    "SimVQ",
+    "SimVQ1D",
+]
 
 LossBreakdown = namedtuple("LossBreakdown", ["per_sample_entropy", "codebook_entropy", "commitment", "avg_probs"])
 
