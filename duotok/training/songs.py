@@ -105,8 +105,8 @@ def load_songs(
     Raises:
         ConfigError: if the manifest cannot be read, or fewer than two songs are left: one to train on, one to hold out.
     """
-    make_folder(cache)
     rows, problems = _read_rows(manifest)
+    make_folder(cache)
     songs = []
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
         outcomes = pool.map(lambda row: _prepare(row, manifest.parent, cache, sample_rate, min_s), rows)
