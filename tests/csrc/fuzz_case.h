@@ -4,10 +4,19 @@
 #include <math.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "exact_buffer.h"
 
 using Args = duotok_mel_chroma_args;
+
+// A number that is not from low to high: x if it will do.
+template <class Integer>
+Integer outside(Integer low, Integer high, int64_t x) {
+    const Integer value = Integer(x);
+    if (value < low || value > high) return value;
+    return x % 2 && high < std::numeric_limits<Integer>::max() ? high + 1 : low - 1;
+}
 
 // Numbers off the input; zeros when it is used up.
 class Bytes {
@@ -22,8 +31,8 @@ public:
 
     // low to high, both included.
     int64_t between(int64_t low, int64_t high) {
-        const uint64_t range = uint64_t(high) - uint64_t(low);
-        return int64_t(uint64_t(low) + bits(range < 256 ? 1 : range < 65536 ? 2 : 8) % (range + 1));
+        const uint64_t range = uint64_t(high) - uint64_t(low), value = bits(range < 256 ? 1 : range < 65536 ? 2 : 8);
+        return int64_t(uint64_t(low) + (range == UINT64_MAX ? value : value % (range + 1)));
     }
 
     bool one_in(int count) { return between(1, count) == count; }
@@ -140,7 +149,10 @@ inline void Case::set_bank(Bytes &in, Noise &noise) {
     args.band_first = first.data, args.band_offset = offset.data, args.band_weights = weights.data;
     if (in.one_in(8)) {
         const int64_t value = in.one_in(2) ? in.between(INT64_MIN, INT64_MAX) : in.between(-3, num_bins + 3);
-        in.one_in(2) ? first[in.between(0, args.num_bands - 1)] = int32_t(value) : offset[in.between(0, args.num_bands)] = value;
+        if (in.one_in(2))
+            first[in.between(0, args.num_bands - 1)] = int32_t(value);
+        else
+            offset[in.between(0, args.num_bands)] = value;
         bank_fits = !mel || fits();
     }
     args.log_mode = in.between(0, 3);
