@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -102,11 +103,15 @@ class _SongBar:
         self._minutes = 0.0
 
     def __enter__(self) -> _SongBar:
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a job that is pre-empted stops like an interrupted one
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._bar.stop()
+        if kind is KeyboardInterrupt:
+            _err.print("stopped; run the same command to go on")
+            raise typer.Exit(130)
 
     def show(self, done: int, total: int, seconds: float) -> None:
         """Show a finished song."""

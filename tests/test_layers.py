@@ -18,6 +18,7 @@ LAYERS = {
     "audio": ({"integrity"}, {"numpy", "soundfile", "soxr"}),
     "separation": (set(), {"numpy"}),
     "lyrics": (set(), {"numpy"}),
+    "files": (set(), set()),
     "storage": ({"config"}, {"torch", "yaml", "safetensors", "huggingface_hub"}),
     "windows": ({"audio"}, {"numpy"}),
     "stream": ({"windows"}, {"numpy", "torch"}),
@@ -39,7 +40,7 @@ LAYERS = {
         {"numpy", "torch", "pyarrow", "soundfile"},
     ),
     "dataset": (
-        {"config", "integrity", "audio", "separation", "lyrics", "storage", "corpus", "dataset"},
+        {"integrity", "audio", "separation", "files", "corpus", "dataset"},
         {"numpy", "soundfile"},
     ),
     "training": (

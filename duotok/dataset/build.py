@@ -11,14 +11,15 @@ import multiprocessing
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from duotok.files import make_folder
 from duotok.integrity import AudioError
-from duotok.storage import make_folder
 
 from .licences import write_licences
 from .manifest import write_manifest
@@ -112,7 +113,7 @@ def build_tiny(
     pairs = list(find_pairs(songs)) if songs else []
     make_folder(folder / SONGS)
     rows: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+    with _pool(num_workers) as pool:
         chosen, problems = _choose(pool, scores, minutes, seed)
         total = len(chosen) + len(pairs)
         jobs = {pool.submit(_make, scores, name, seed, sound, folder / SONGS): name for name in chosen}
@@ -129,6 +130,16 @@ def build_tiny(
     write_manifest(folder / MANIFEST, rows)
     write_licences(folder, rows)
     return Report(len(rows), sum(row["duration"] for row in rows), tuple(sorted(problems)))
+
+
+@contextmanager
+def _pool(num_workers: int) -> Iterator[Executor]:
+    """Make worker processes that, when the build is stopped, finish at most the song they are at."""
+    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def song_id(name: str) -> str:

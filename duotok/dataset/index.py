@@ -12,8 +12,8 @@ import numpy as np
 import soundfile
 
 from duotok.audio import open_audio
+from duotok.files import WriteError, make_folder
 from duotok.integrity import AudioError
-from duotok.storage import WriteError, make_folder
 
 from .decoding import measure_stems
 from .folders import PARTS, FolderSong, find_songs
@@ -70,10 +70,13 @@ def index(
     """
     jobs = _folder_jobs(source, manifest) if source.is_dir() else _row_jobs(source, manifest.parent)
     outcomes: list[_Outcome] = []
-    with ThreadPoolExecutor(num_threads) as pool:
+    pool = ThreadPoolExecutor(num_threads)
+    try:
         for done, outcome in enumerate(pool.map(lambda job: job(), jobs), 1):
             outcomes.append(outcome)
             on_song(done, len(jobs), outcome.row["duration"] if outcome.row else 0.0)
+    finally:
+        pool.shutdown(cancel_futures=True)
     rows, problems = _unique(outcome.row for outcome in outcomes if outcome.row)
     problems = [*(outcome.problem for outcome in outcomes if outcome.problem), *problems]
     if not rows:

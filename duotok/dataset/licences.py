@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from duotok.storage import write_atomically
+from duotok.files import write_atomically
 
 _INTRODUCTION = """# Licences
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from duotok.storage import make_folder, write_atomically
+from duotok.files import make_folder, write_atomically
 
 _HELD_OUT_ONE_IN = 10
 _PATHS = ("vocal_path", "accompaniment_path", "stems_path", "mixture_path", "notes_path")

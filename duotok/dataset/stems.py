@@ -21,9 +21,9 @@ import numpy as np
 import soundfile
 
 from duotok.audio import AudioReader, Resampler, open_audio, to_mono
+from duotok.files import WriteError, make_folder
 from duotok.integrity import AudioError, SignalCheck
 from duotok.separation import Separator, separate
-from duotok.storage import WriteError, make_folder
 
 from .jsonl import RowError, read_rows
 from .manifest import relative, split_of, write_manifest
