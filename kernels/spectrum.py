@@ -106,10 +106,16 @@ def power_spectrum(
 
 def _pad(wave: Tensor, framing: Framing, lengths: Tensor | None) -> Tensor:
     """Pad each clip of (B, S) at its own ends: (B, S + 2 pad)."""
-    size = lengths[:, None] if lengths is not None else wave.shape[1]
-    position = torch.arange(-framing.num_padded, wave.shape[1] + framing.num_padded, device=wave.device)
-    padded = wave.gather(1, reflect(position, size).expand(len(wave), -1))
-    return padded if framing.pad_mode == "reflect" else padded.masked_fill((position < 0) | (position >= size), 0)
+    pad, num_samples = framing.num_padded, wave.shape[1]
+    position = torch.arange(-pad, num_samples + pad, device=wave.device)
+    if lengths is None:  # all but the ends stays as it is
+        if framing.pad_mode == "constant":
+            return torch.nn.functional.pad(wave, (pad, pad))
+        before, behind = (wave[:, reflect(ends, num_samples)] for ends in (position[:pad], position[pad + num_samples :]))
+        return torch.cat((before, wave, behind), dim=1)
+    padded = wave.gather(1, reflect(position, lengths[:, None]))
+    outside = (position < 0) | (position >= lengths[:, None])
+    return padded if framing.pad_mode == "reflect" else padded.masked_fill(outside, 0)
 
 
 def log_of(sums: Tensor, log: str, floor: float) -> Tensor:

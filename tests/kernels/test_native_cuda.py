@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from duotok.kernels import OPS, ChromaSpec, MelSpec, chroma, examples, explain, log_mel, log_mel_chroma, native
@@ -38,6 +40,24 @@ def test_the_library_loads_without_a_driver_and_says_so():
         RuntimeError, match=r"expected cuda\w+ to succeed on device 0; got .*install or update the NVIDIA driver"
     ):
         native._check(native._library("cuda"), native._library("cuda").duotok_mel_chroma_cuda(args, 0, None))
+
+
+def test_a_call_goes_to_the_device_and_the_current_stream(monkeypatch):
+    calls = []
+
+    class Library:
+        def duotok_mel_chroma_cuda(self, args, device, stream):
+            calls.append((device, stream))
+            return 4
+
+        def duotok_last_error(self):
+            return b"expected a GPU"
+
+    monkeypatch.setattr(native, "_load", lambda device: Library())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=1000 + device.index))
+    with pytest.raises(RuntimeError, match="expected a GPU"):
+        native._call(torch.device("cuda", 3), native._Args())
+    assert calls == [(3, 1003)]
 
 
 @needs_gpu
