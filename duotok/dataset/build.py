@@ -7,6 +7,7 @@ was, and a longer one adds to a shorter.
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from duotok.files import make_folder
 from duotok.integrity import AudioError
 
 from .licences import write_licences
 from .manifest import write_manifest
 from .musicxml import ScoreError, UnsuitedScore, read_score
 from .real_songs import add_pair, find_pairs
+from .song_folder import prepare_songs
 from .synthetic import Source, generator_of, make_song, plan_song
 from .tools import ToolError, check_tools, find_soundfont
 
@@ -56,7 +55,7 @@ class Scores:
     path: Path
 
     def names(self) -> list[str]:
-        """List them.
+        """List them, one for each name of a song.
 
         Raises:
             ValueError: if there are none.
@@ -69,10 +68,10 @@ class Scores:
                     found = archive.namelist()
             except (OSError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{self.path}: expected a folder or zip of scores; got {error}; correct --lieder") from None
-        scores = sorted(name for name in found if name.lower().endswith(_SCORES))
+        scores = {song_id(name): name for name in sorted(found) if name.lower().endswith(_SCORES)}
         if not scores:
             raise ValueError(f"{self.path}: expected scores ({', '.join(_SCORES)}); found none; correct --lieder")
-        return scores
+        return list(scores.values())
 
     def read(self, name: str) -> bytes:
         """Read one of them."""
@@ -111,7 +110,7 @@ def build_tiny(
     check_tools()
     sound, scores = find_soundfont(soundfont), Scores(lieder)
     pairs = list(find_pairs(songs)) if songs else []
-    make_folder(folder / SONGS)
+    prepare_songs(folder / SONGS)
     rows: list[dict[str, Any]] = []
     with _pool(num_workers) as pool:
         chosen, problems = _choose(pool, scores, minutes, seed)
@@ -148,9 +147,8 @@ def song_id(name: str) -> str:
 
 
 def _choose(pool: Executor, scores: Scores, minutes: float, seed: int) -> tuple[list[str], list[str]]:
-    """Go through the scores in an order that the seed draws until there is enough; also list those that cannot be read."""
-    names = scores.names()
-    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    """Go through the scores in an order of seed and name alone until there is enough; also list those that cannot be read."""
+    order = sorted(scores.names(), key=lambda name: hashlib.sha256(f"{seed} {song_id(name)}".encode()).digest())
     chosen: list[str] = []
     problems: list[str] = []
     seconds = 0.0

@@ -15,6 +15,7 @@ from duotok.audio import SUFFIXES
 
 from .decoding import measure_stems
 from .manifest import split_of
+from .song_folder import song_folder
 
 _ALBUM = ("1.Hydrogen", "2.Lithium", "3.Sodium", "4.Potassium", "5.Rubidium", "6.Caesium")
 _ALBUM_SOURCE = "Everything is Free (github.com/ichbinsoftware)"
@@ -67,12 +68,9 @@ def add_pair(pair: Pair, songs: Path) -> dict[str, Any]:
     duration = measure_stems([(pair.vocals, 0), (pair.accompaniment, 0)])
     target = songs / f"real-{pair.name}"
     if not target.is_dir():
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        shutil.copyfile(pair.vocals, temporary / f"vocals{pair.vocals.suffix}")
-        shutil.copyfile(pair.accompaniment, temporary / f"accompaniment{pair.accompaniment.suffix}")
-        temporary.rename(target)
+        with song_folder(target) as folder:
+            shutil.copyfile(pair.vocals, folder / f"vocals{pair.vocals.suffix}")
+            shutil.copyfile(pair.accompaniment, folder / f"accompaniment{pair.accompaniment.suffix}")
     place, known = f"{songs.name}/{target.name}", pair.name in _ALBUM
     fixed = ("held_out" if pair.name in _HELD_OUT else "train") if known else split_of(target.name)
     row = {

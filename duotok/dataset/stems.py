@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,12 @@ import numpy as np
 import soundfile
 
 from duotok.audio import AudioReader, Resampler, open_audio, to_mono
-from duotok.files import WriteError, make_folder
 from duotok.integrity import AudioError, SignalCheck
 from duotok.separation import Separator, separate
 
 from .jsonl import RowError, read_rows
 from .manifest import relative, split_of, write_manifest
+from .song_folder import prepare_songs, song_folder
 
 MANIFEST, SONGS = "manifest.jsonl", "songs"
 _STEMS = ("vocals", "accompaniment")
@@ -68,7 +66,7 @@ def separate_manifest(
         ValueError: if the manifest cannot be read, or no song is left.
         WriteError: if the folder cannot be written to.
     """
-    make_folder(folder / SONGS)
+    prepare_songs(folder / SONGS)
     lines, problems = list(read_rows(manifest)), []
     rows: dict[str, dict[str, Any]] = {}
     for done, (number, row) in enumerate(lines, 1):
@@ -105,25 +103,11 @@ def _with_stems(row: dict[str, Any] | RowError, songs: Path, separator: Separato
     name = re.sub(r"[^\w.-]+", "_", row["id"]).strip("._")[:60]
     target = songs / f"{name}-{hashlib.sha1(key.encode('utf-8', 'surrogatepass'), usedforsecurity=False).hexdigest()[:10]}"
     if not (target / "song.json").is_file():
-        with _folder_that_appears_whole(target) as temporary:
+        with song_folder(target) as temporary:
             _separate(mixture, start, row.get("duration"), separator, temporary)
     made = json.loads((target / "song.json").read_text(encoding="utf-8"))
     stems = {"vocal_path": str(target / "vocals.flac"), "accompaniment_path": str(target / "accompaniment.flac")}
     return {key: value for key, value in row.items() if key not in ("mixture_path", "start")} | stems | made
-
-
-@contextmanager
-def _folder_that_appears_whole(target: Path) -> Iterator[Path]:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        yield temporary
-        temporary.rename(target)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise WriteError(f"{target}: expected to write stems; got {error}; free space, then run the command again") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _separate(mixture: Path, start: float, duration: float | None, separator: Separator, folder: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .arrangement import Part, arrange
 from .manifest import split_of
 from .midi import play
 from .musicxml import Score, UnsuitedScore
+from .song_folder import song_folder
 from .voice import Voice, choose_voice, sing
 from .words import SungWord, is_english, sung_words
 
@@ -167,14 +167,8 @@ def _played_notes(parts: dict[str, Part]) -> list[list[float]]:
 
 
 def _keep(target: Path, stems: dict[str, np.ndarray], row: dict[str, Any], notes: dict[str, list]) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with song_folder(target) as folder:
         for name, wave in stems.items():
-            soundfile.write(temporary / f"{name}.flac", wave.T, mix.SAMPLE_RATE, "PCM_16")
-        (temporary / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
-        (temporary / "song.json").write_text(json.dumps(row, ensure_ascii=False, indent=1), encoding="utf-8")
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            soundfile.write(folder / f"{name}.flac", wave.T, mix.SAMPLE_RATE, "PCM_16")
+        (folder / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
+        (folder / "song.json").write_text(json.dumps(row, ensure_ascii=False, indent=1), encoding="utf-8")
