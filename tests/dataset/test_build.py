@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,12 +21,15 @@ import pytest
 import soundfile
 
 from duotok.corpus.songs import read_manifest
-from duotok.dataset.build import Scores, build_tiny, song_id
+from duotok.dataset.build import Scores, _choose, build_tiny, song_id
 from duotok.dataset.manifest import split_of
 from duotok.dataset.musicxml import UnsuitedScore, read_score
 from duotok.dataset.real_songs import add_pair, find_pairs
+from duotok.dataset.song_folder import prepare_songs, song_folder
 from duotok.dataset.synthetic import generator_of, plan_song
 from duotok.dataset.tools import ToolError, find_soundfont
+from duotok.files import WriteError
+from duotok.integrity import AudioError
 from duotok.training.songs import load_songs
 
 RATE = 48_000
@@ -293,3 +297,35 @@ def test_a_build_that_is_stopped_goes_on(corpus, tmp_path):
     assert done.returncode == 3 and "left out: broken.mxl" in done.stderr
     lieder = {name: data for name, data in contents(folder).items() if name.startswith("songs/lieder")}
     assert lieder and {name: data for name, data in contents(tmp_path).items() if name.startswith("songs/")} == lieder
+
+
+def test_the_order_of_songs_does_not_depend_on_what_else_there_is(tmp_path):
+    few = {f"{name}.xml": make_scores.song(16) for name in "abcdef"}
+    more = {f"scores/{name}.xml": make_scores.song(16) for name in "abcdefghijkl"}
+    orders = []
+    with ThreadPoolExecutor(1) as pool:
+        for songs in (few, more):
+            scores = Scores(make_scores.write_zip(tmp_path / "scores.zip", songs))
+            chosen, problems = _choose(pool, scores, minutes=100, seed=5)
+            assert len(chosen) == len(songs) and "expected 100 min of English songs; got" in problems[0]
+            orders.append([song_id(name) for name in chosen if Path(name).stem in "abcdef"])
+        assert len(_choose(pool, scores, minutes=1, seed=5)[0]) == 2
+        assert [song_id(name) for name in _choose(pool, scores, minutes=100, seed=6)[0]] != orders[1]
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
+def test_a_folder_of_a_song_appears_whole_or_not_at_all(tmp_path):
+    prepare_songs(tmp_path / "songs")
+    (tmp_path / "songs" / ".x.1.tmp").mkdir()
+    prepare_songs(tmp_path / "songs")  # what a killed run has left
+    with song_folder(tmp_path / "songs" / "x") as folder:
+        (folder / "a").write_text("1")
+        assert [path.name[0] for path in (tmp_path / "songs").iterdir()] == ["."]
+    with pytest.raises(AudioError), song_folder(tmp_path / "songs" / "y") as folder:
+        raise AudioError("decode", "damaged", "no")
+    with (
+        pytest.raises(WriteError, match=r"songs.y: expected to write a song; got .*; free space"),
+        song_folder(tmp_path / "songs" / "y"),
+    ):
+        raise OSError(28, "No space left on device")
+    assert [path.name for path in (tmp_path / "songs").iterdir()] == ["x"]
