@@ -63,11 +63,13 @@ struct Block {
 
 DUOTOK_PHASE Block make_block(const CudaCall &call, int64_t clip, int64_t first_frame, int num_frames, float *shared) {
     const int64_t size = call.lengths ? call.lengths[clip] : call.samples;
-    const int64_t left = call.frames - first_frame, room = size + 2 * call.pad - call.n_fft - first_frame * call.hop;
+    const int64_t left = call.frames - first_frame;
     const int rows = left < num_frames ? int(left) : num_frames;
     int valid_rows = 0;
-    if (size >= 1 && size <= call.samples)
+    if (size >= 1 && size <= call.samples) {
+        const int64_t room = size + 2 * call.pad - call.n_fft - first_frame * call.hop;
         while (valid_rows < rows && valid_rows * call.hop <= room) ++valid_rows;
+    }
     return {call, shared, clip, first_frame, size, rows, valid_rows};
 }
 
