@@ -103,7 +103,7 @@ class _SongBar:
         self._minutes = 0.0
 
     def __enter__(self) -> _SongBar:
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a job that is pre-empted stops like an interrupted one
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like an interrupted one
         self._bar.start()
         return self
 

@@ -69,7 +69,7 @@ def compressed(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def song(num_bars: int = 16, root: int = 0) -> bytes:
+def song(num_bars: int = 16, root: int = 0, bass: str = "C3") -> bytes:
     """A song of two seconds a bar: a word a beat, a rest in every fourth bar, chords in two staves below."""
     pitches = ["C4", "E4", "G4", "A4", "F4", "D4", "B3", "C5"]
     voice, piano = [], []
@@ -77,7 +77,7 @@ def song(num_bars: int = 16, root: int = 0) -> bytes:
         sung = [note(pitches[(root + bar + i) % 8], 1, WORDS[(4 * bar + i) % len(WORDS)]) for i in range(4)]
         sung = [rest(4)] if bar % 4 == 3 else sung
         voice.append(measure(*([tempo(120)] if bar == 0 else []), *sung, first=bar == 0))
-        chord = [note("E4", 2), note("G4", 2, chord=True), note("C4", 2), backup(4), note("C3", 4, staff=2)]
+        chord = [note("E4", 2), note("G4", 2, chord=True), note("C4", 2), backup(4), note(bass, 4, staff=2)]
         piano.append(measure(*chord, first=bar == 0))
     return score(part(*voice), part(*piano))
 

@@ -95,9 +95,10 @@ def _bass(notes: Sequence[MidiNote], generator: np.random.Generator) -> Part:
     line = []
     moments = [lowest[onset] for onset in sorted(lowest)]
     for note, following in pairwise([*moments, None]):
-        octaves = -(-(note.midi - _BASS_RANGE[-1]) // 12) if note.midi > _BASS_RANGE[-1] else 0
+        octaves = (pitch for pitch in reversed(_BASS_RANGE) if pitch % 12 == note.midi % 12)
+        pitch = note.midi if note.midi in _BASS_RANGE else next(octaves)
         end = min(note.end, following.onset) if following else note.end
-        line.append(MidiNote(note.onset, end, max(note.midi - 12 * octaves, _BASS_RANGE[0]), note.velocity + 10))
+        line.append(MidiNote(note.onset, end, pitch, note.velocity + 10))
     return Part(tuple(line), {0: program}, (BASSES[program],))
 
 

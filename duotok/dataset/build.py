@@ -11,7 +11,7 @@ import hashlib
 import multiprocessing
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,24 +111,29 @@ def build_tiny(
     sound, scores = find_soundfont(soundfont), Scores(lieder)
     pairs = list(find_pairs(songs)) if songs else []
     prepare_songs(folder / SONGS)
-    rows: list[dict[str, Any]] = []
     with _pool(num_workers) as pool:
         chosen, problems = _choose(pool, scores, minutes, seed)
-        total = len(chosen) + len(pairs)
         jobs = {pool.submit(_make, scores, name, seed, sound, folder / SONGS): name for name in chosen}
         jobs |= {pool.submit(add_pair, pair, folder / SONGS): pair.name for pair in pairs}
-        for done, job in enumerate(as_completed(jobs), 1):
-            try:
-                rows.append(job.result())
-                on_song(done, total, rows[-1]["duration"])
-            except (ScoreError, ToolError, AudioError) as error:
-                problems.append(f"{jobs[job]}: {error}")
-                on_song(done, total, 0.0)
+        rows = _finish(jobs, problems, on_song)
     if not rows:
         raise ValueError(f"{folder}: expected at least one song; got none ({problems[0]}); correct the cause")
     write_manifest(folder / MANIFEST, rows)
     write_licences(folder, rows)
     return Report(len(rows), sum(row["duration"] for row in rows), tuple(sorted(problems)))
+
+
+def _finish(jobs: dict[Future, str], problems: list[str], on_song: Callable[[int, int, float], None]) -> list[dict[str, Any]]:
+    """Wait for all songs, and add those that failed to the problems."""
+    rows: list[dict[str, Any]] = []
+    for done, job in enumerate(as_completed(jobs), 1):
+        try:
+            rows.append(job.result())
+            on_song(done, len(jobs), rows[-1]["duration"])
+        except (ScoreError, ToolError, AudioError) as error:
+            problems.append(f"{jobs[job]}: {error}")
+            on_song(done, len(jobs), 0.0)
+    return rows
 
 
 @contextmanager

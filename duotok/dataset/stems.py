@@ -49,10 +49,7 @@ class Report:
 
 
 def separate_manifest(
-    manifest: Path,
-    folder: Path,
-    separator: Separator,
-    on_song: Callable[[int, int, float], None] = lambda done, total, seconds: None,
+    manifest: Path, folder: Path, separator: Separator, on_song: Callable[[int, int, float], None] = lambda done, total, s: None
 ) -> Report:
     """Separate the mixtures of a manifest into a folder, and write a manifest there that has the stems of every song.
 
@@ -87,8 +84,8 @@ def separate_manifest(
         found = problems[0] if problems else "an empty file"
         raise ValueError(f"{manifest}: expected at least one song that can be used; got none ({found}); check it")
     write_manifest(folder / MANIFEST, rows.values())
-    num_separated = sum("separator" in row for row in rows.values())
-    return Report(len(rows), num_separated, sum(row.get("duration", 0.0) for row in rows.values()), tuple(problems))
+    seconds = sum(row.get("duration", 0.0) for row in rows.values())
+    return Report(len(rows), sum("separator" in row for row in rows.values()), seconds, tuple(problems))
 
 
 def _with_stems(row: dict[str, Any] | RowError, songs: Path, separator: Separator) -> dict[str, Any]:

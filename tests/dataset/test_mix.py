@@ -106,7 +106,7 @@ def test_long_convolutions_are_those_of_numpy():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_an_arrangement_keeps_the_scores_notes_and_time(seed):
-    score = read_score(make_scores.song(16), "song")
+    score = read_score(make_scores.song(16, bass=f"C{seed % 6}"), "song")  # from below a bass's range to above it
     parts = arrange(score, 2.0, np.random.default_rng(seed))
     assert list(parts) == ["drums", "bass", "other"]
     end = float(score.seconds(score.end)) / 2
