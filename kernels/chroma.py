@@ -40,6 +40,15 @@ class ChromaSpec(Framing):
     tuning: float = 0.0
     normalize: bool = True
 
+    @property
+    def num_bands(self) -> int:
+        """Of the chromagram, as specs say it."""
+        return NUM_PITCH_CLASSES
+
+    def filter_bank(self) -> Tensor:
+        """Give the pitch classes' `pitch_filter_bank`, (n_fft // 2 + 1, 12)."""
+        return pitch_filter_bank(self.sample_rate, self.n_fft, tuning=self.tuning)
+
 
 @Op
 def chroma(wave: Tensor, spec: ChromaSpec, lengths: Tensor | None = None, bands_first: bool = False) -> Tensor:
@@ -59,7 +68,7 @@ def chroma(wave: Tensor, spec: ChromaSpec, lengths: Tensor | None = None, bands_
         ValueError: for a wave of another shape or dtype, or lengths that do not fit it.
     """
     power = power_spectrum(wave, spec, 2.0, lengths)
-    out = power @ chroma_filter_bank(spec).to(power)
+    out = power @ spec.filter_bank().to(power)
     if spec.normalize:
         peak = out.amax(-1, keepdim=True)
         out = out / torch.where(peak < 1e-10, 1.0, peak)
@@ -70,13 +79,6 @@ def chroma(wave: Tensor, spec: ChromaSpec, lengths: Tensor | None = None, bands_
 @chroma.checked
 def _check(wave: Tensor, spec: ChromaSpec, lengths: Tensor | None = None, bands_first: bool = False) -> None:
     check_wave("chroma", wave, lengths)
-
-
-# Made once for each spec, and a constant of a compiled graph.
-@torch.compiler.assume_constant_result
-def chroma_filter_bank(spec: ChromaSpec) -> Tensor:
-    """Build the pitch-class filters, (n_fft // 2 + 1, 12) float64 on the CPU."""
-    return pitch_filter_bank(spec.sample_rate, spec.n_fft, tuning=spec.tuning)
 
 
 @functools.lru_cache(maxsize=32)
@@ -117,7 +119,7 @@ def pitch_filter_bank(
 
 def native_chroma(spec: ChromaSpec) -> native.Chroma:
     """Say what the compiled libraries need to know of the pitch classes; its bank is (n_fft // 2 + 1, 12)."""
-    return native.Chroma(chroma_filter_bank(spec), spec.normalize)
+    return native.Chroma(spec.filter_bank(), spec.normalize)
 
 
 def _why_not(
@@ -129,4 +131,9 @@ def _why_not(
 @chroma.register("cuda", unless=functools.partial(_why_not, "cuda"))
 @chroma.register("cpu", unless=functools.partial(_why_not, "cpu"))
 def _native(wave: Tensor, spec: ChromaSpec, lengths: Tensor | None = None, bands_first: bool = False) -> Tensor:
+    return _operator(wave, lengths, bands_first, spec)
+
+
+@native.operator("chroma", ChromaSpec)
+def _operator(wave: Tensor, lengths: Tensor | None, bands_first: bool, spec: ChromaSpec) -> Tensor:
     return native.spectra(wave, spec, lengths=lengths, bands_first=bands_first, chroma=native_chroma(spec))[1]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 
+import torch
 from torch import Tensor
 
 from . import native
 from .dispatch import Op
-from .spectrum import Framing, check_wave, log_of, power_spectrum
+from .spectrum import Framing, check_wave, log_of, num_frames, power_spectrum
 
 
 @Op
@@ -102,5 +103,41 @@ def _native(
     floor: float = 1e-10,
     bands_first: bool = False,
 ) -> Tensor:
+    return _operator(
+        wave,
+        window,
+        bank,
+        framing.n_fft,
+        framing.hop_length,
+        framing.num_padded,
+        framing.pad_mode,
+        power,
+        log,
+        floor,
+        bands_first,
+    )
+
+
+# Opaque to torch.compile, which cannot trace a ctypes call.
+@torch.library.custom_op("duotok::filter_spectrum", mutates_args=(), device_types=("cpu", "cuda"))
+def _operator(
+    wave: Tensor,
+    window: Tensor,
+    bank: Tensor,
+    n_fft: int,
+    hop_length: int,
+    pad: int,
+    pad_mode: str,
+    power: float,
+    log: str,
+    floor: float,
+    bands_first: bool,
+) -> Tensor:
+    framing = Framing(n_fft=n_fft, win_length=len(window), hop_length=hop_length, pad=pad, pad_mode=pad_mode)
     mel = native.Mel(bank, log, floor)
     return native.spectra(wave, framing, power=power, bands_first=bands_first, window=window, mel=mel)[0]
+
+
+@_operator.register_fake
+def _(wave: Tensor, window: Tensor, bank: Tensor, n_fft: int, hop_length: int, pad: int, *rest: object) -> Tensor:
+    return native.empty(wave, num_frames(wave.shape[-1], n_fft, hop_length, pad), bank.shape[1], bool(rest[-1]))

@@ -61,6 +61,15 @@ class MelSpec(Framing):
         self._expect(self.log in ("db", "ln", "log10", "none"), "log", "db, ln, log10 or none")
         self._expect(self.std > 0, "std", "a positive number")
 
+    @property
+    def num_bands(self) -> int:
+        """F, under the name that specs share."""
+        return self.n_mels
+
+    def filter_bank(self) -> Tensor:
+        """Give `mel_filter_bank`, (n_fft // 2 + 1, F)."""
+        return mel_filter_bank(self)
+
     @classmethod
     def preset(cls, name: str, **changes: Any) -> MelSpec:
         """Make a front end that many models were trained on.
@@ -118,7 +127,7 @@ def log_mel(wave: Tensor, spec: MelSpec, lengths: Tensor | None = None, bands_fi
         ValueError: for a wave of another shape or dtype, or lengths that do not fit it.
     """
     power = power_spectrum(wave, spec, spec.power, lengths)
-    mel = log_of(power @ mel_filter_bank(spec).to(power), spec.log, spec.floor)
+    mel = log_of(power @ spec.filter_bank().to(power), spec.log, spec.floor)
     mel = (mel - spec.mean) / spec.std
     mel = mel.transpose(1, 2).contiguous() if bands_first else mel
     return mel.to(wave.dtype) if wave.is_floating_point() else mel
@@ -129,19 +138,13 @@ def _check(wave: Tensor, spec: MelSpec, lengths: Tensor | None = None, bands_fir
     check_wave("log_mel", wave, lengths)
 
 
-# Made once for each spec, and a constant of a compiled graph.
-@torch.compiler.assume_constant_result
+@functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept must serve training, too
 def mel_filter_bank(spec: MelSpec) -> Tensor:
-    """Build the triangular filters, (n_fft // 2 + 1, F) float64 on the CPU.
+    """Build the triangular filters, (n_fft // 2 + 1, F) float64 on the CPU, the same tensor each time.
 
     Neighbouring triangles share their edges, so each frequency bin feeds at most two bands.
     """
-    return _mel_filter_bank(spec)
-
-
-@functools.lru_cache(maxsize=32)
-@torch.inference_mode(False)  # what is kept must serve training, too
-def _mel_filter_bank(spec: MelSpec) -> Tensor:
     f_max = spec.sample_rate / 2 if spec.f_max is None else spec.f_max
     ends = _hz_to_mel(torch.tensor([spec.f_min, f_max], dtype=torch.float64), spec.scale)
     edges = _mel_to_hz(torch.linspace(ends[0], ends[1], spec.n_mels + 2, dtype=torch.float64), spec.scale)
@@ -170,7 +173,7 @@ def _mel_to_hz(mel: Tensor, scale: str) -> Tensor:
 
 def native_mel(spec: MelSpec) -> native.Mel:
     """Say what the compiled libraries need to know of the bands; its bank is (n_fft // 2 + 1, F)."""
-    return native.Mel(mel_filter_bank(spec), spec.log, spec.floor, spec.mean, 1 / spec.std)
+    return native.Mel(spec.filter_bank(), spec.log, spec.floor, spec.mean, 1 / spec.std)
 
 
 def _why_not(device: str, wave: Tensor, spec: MelSpec, lengths: Tensor | None = None, bands_first: bool = False) -> str | None:
@@ -180,4 +183,9 @@ def _why_not(device: str, wave: Tensor, spec: MelSpec, lengths: Tensor | None = 
 @log_mel.register("cuda", unless=functools.partial(_why_not, "cuda"))
 @log_mel.register("cpu", unless=functools.partial(_why_not, "cpu"))
 def _native(wave: Tensor, spec: MelSpec, lengths: Tensor | None = None, bands_first: bool = False) -> Tensor:
+    return _operator(wave, lengths, bands_first, spec)
+
+
+@native.operator("log_mel", MelSpec)
+def _operator(wave: Tensor, lengths: Tensor | None, bands_first: bool, spec: MelSpec) -> Tensor:
     return native.spectra(wave, spec, power=spec.power, lengths=lengths, bands_first=bands_first, mel=native_mel(spec))[0]

@@ -75,5 +75,12 @@ def _why_not(
 def _native(
     wave: Tensor, mel_spec: MelSpec, chroma_spec: ChromaSpec, lengths: Tensor | None = None, bands_first: bool = False
 ) -> tuple[Tensor, Tensor]:
+    return _operator(wave, lengths, bands_first, mel_spec, chroma_spec)
+
+
+@native.operator("log_mel_chroma", MelSpec, ChromaSpec)
+def _operator(
+    wave: Tensor, lengths: Tensor | None, bands_first: bool, mel_spec: MelSpec, chroma_spec: ChromaSpec
+) -> tuple[Tensor, Tensor]:
     mel, chroma = native_mel(mel_spec), native_chroma(chroma_spec)
     return native.spectra(wave, mel_spec, lengths=lengths, bands_first=bands_first, mel=mel, chroma=chroma)

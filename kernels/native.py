@@ -13,7 +13,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .spectrum import Framing, analysis_window, centred, num_frames
+from .spectrum import Framing, centred
 
 ABI_VERSION = 2
 N_FFT_SIZES = (256, 512, 1024, 2048, 4096)
@@ -93,8 +93,8 @@ def spectra(
     window: Tensor | None = None,
     mel: Mel = Mel(),  # noqa: B008 - a NamedTuple does not change
     chroma: Chroma = Chroma(),  # noqa: B008
-) -> tuple[Tensor, Tensor]:
-    """Compute bands, chroma or both from one spectrum.
+) -> tuple[Tensor | None, Tensor | None]:
+    """Compute bands, chroma or both from one spectrum, without autograd.
 
     Args:
         wave: (B, S), or (B, C, S) for the mean of its channels; float32 or int16, strided as it likes.
@@ -107,7 +107,7 @@ def spectra(
         chroma: the pitch classes wanted.
 
     Returns:
-        (B, T, F) and (B, T, 12) float32, (0,) where not wanted; T = framing.num_frames(S). Neither depends on the number of
+        (B, T, F) and (B, T, 12) float32, None where not wanted; T = framing.num_frames(S). Neither depends on the number of
         threads. Tables on a GPU are read back once, and again after torch counts a write to them: `.data` writes are not.
 
     Raises:
@@ -115,86 +115,92 @@ def spectra(
         MemoryError: if there is none for the tables of a call.
         RuntimeError: if CUDA fails.
     """
-    window = analysis_window(framing) if window is None else window
-    return _mel_chroma(
-        wave, lengths, window, framing.n_fft, framing.hop_length, framing.num_padded, framing.pad_mode, int(power), bands_first,
-        *mel, *chroma,
-    )  # fmt: skip
-
-
-# One operator on every device, opaque to torch.compile, which cannot trace a ctypes call.
-@torch.library.custom_op("duotok::mel_chroma", mutates_args=(), device_types=("cpu", "cuda"))
-def _mel_chroma(
-    wave: Tensor,
-    lengths: Tensor | None,
-    window: Tensor,
-    n_fft: int,
-    hop_length: int,
-    pad: int,
-    pad_mode: str,
-    power: int,
-    bands_first: bool,
-    bank: Tensor | None,
-    log: str,
-    floor: float,
-    mean: float,
-    scale: float,
-    chroma_bank: Tensor | None,
-    normalize: bool,
-) -> tuple[Tensor, Tensor]:
     samples = wave[:, None] if wave.ndim == 2 else wave  # (B, C, S)
     samples = samples if samples.stride(2) == 1 else samples.contiguous()
     lengths = lengths if lengths is None else lengths.contiguous()
-    window = centred(_host_floats(window), n_fft)
-    batch, channels, num_samples = samples.shape
-    frames = num_frames(num_samples, n_fft, hop_length, pad)
+    window = centred(_host_floats(framing.analysis_window() if window is None else window), framing.n_fft)
     args = _Args(
         wave=samples.data_ptr(),
         lengths=None if lengths is None else lengths.data_ptr(),
-        batch=batch,
-        channels=channels,
-        samples=num_samples,
+        batch=samples.shape[0],
+        channels=samples.shape[1],
+        samples=samples.shape[2],
         row_stride=samples.stride(0),
         channel_stride=samples.stride(1),
-        hop=hop_length,
-        pad=pad,
+        hop=framing.hop_length,
+        pad=framing.num_padded,
         window=window.data_ptr(),
-        n_fft=n_fft,
+        n_fft=framing.n_fft,
         sample_type=_SAMPLE_TYPES[wave.dtype],
-        power=power,
+        power=int(power),
         num_threads=torch.get_num_threads(),
-        pad_mode=_PAD_MODES[pad_mode],
+        pad_mode=_PAD_MODES[framing.pad_mode],
         bands_first=bands_first,
     )
-    mel, chroma = _outputs(wave, frames, bank, chroma_bank, bands_first)
-    if bank is not None:
-        bands = _bands(bank)
-        args.set_mel(mel, bands)
-        args.log_mode, args.floor, args.mean, args.scale = _LOG_MODES[log], floor, mean, scale
-    if chroma_bank is not None:
-        chroma_bank = _host_floats(chroma_bank)
-        args.set_chroma(chroma, chroma_bank)
-        args.chroma_normalize = normalize
+    frames = framing.num_frames(wave.shape[-1])
+    mel_out, chroma_out = (
+        None if table is None else empty(wave, frames, table.shape[1], bands_first) for table in (mel.bank, chroma.bank)
+    )
+    if mel_out is not None:
+        bands = _bands(mel.bank)
+        args.set_mel(mel_out, bands, mel)
+    if chroma_out is not None:
+        bank = _host_floats(chroma.bank)
+        args.set_chroma(chroma_out, bank, chroma)
     # An output without elements has no address, which the library would take for an output not wanted.
-    if batch and frames:
+    if len(wave) and frames:
         _call(wave.device, args)
-    return mel, chroma
+    return mel_out, chroma_out
 
 
-@_mel_chroma.register_fake
-def _(wave: Tensor, lengths: Tensor | None, window: Tensor, n_fft: int, hop_length: int, pad: int, *rest: Any) -> Any:
-    _, _, bands_first, bank, _, _, _, _, chroma_bank, _ = rest
-    return _outputs(wave, num_frames(wave.shape[-1], n_fft, hop_length, pad), bank, chroma_bank, bands_first)
+def empty(wave: Tensor, frames: int, num_bands: int, bands_first: bool) -> Tensor:
+    """Make an output (B, T, F), or (B, F, T), for a wave (B, ..., S)."""
+    shape = (num_bands, frames) if bands_first else (frames, num_bands)
+    return wave.new_empty((len(wave), *shape), dtype=torch.float32)
 
 
-def _outputs(
-    wave: Tensor, frames: int, bank: Tensor | None, chroma_bank: Tensor | None, bands_first: bool
-) -> tuple[Tensor, Tensor]:
-    def empty(table: Tensor | None) -> Tensor:
-        shape = (0,) if table is None else (len(wave), *((table.shape[1], frames) if bands_first else (frames, table.shape[1])))
-        return wave.new_empty(shape, dtype=torch.float32)
+def operator(name: str, *kinds: type[Framing]) -> Callable[[Callable], Callable]:
+    """Make an operator of torch's, on every device, of a function of (wave, lengths, bands_first, *specs).
 
-    return empty(bank), empty(chroma_bank)
+    It is opaque to torch.compile, which cannot trace a ctypes call; so specs travel as their fields.
+
+    Args:
+        name: of the operator, behind "duotok::".
+        kinds: classes of its specs; it gives a tensor (B, T, num_bands) for each.
+    """
+    names = [[field.name for field in fields(kind)] for kind in kinds]
+    arguments = [f"{_schema_type(field)} spec{i}_{field.name}" for i, kind in enumerate(kinds) for field in fields(kind)]
+    result = "Tensor" if len(kinds) == 1 else f"({', '.join(['Tensor'] * len(kinds))})"
+    schema = f"(Tensor wave, Tensor? lengths, bool bands_first, {', '.join(arguments)}) -> {result}"
+
+    def specs_of(values: tuple) -> list[Framing]:
+        rest = iter(values)
+        return [kind(**dict(zip(own, rest))) for kind, own in zip(kinds, names, strict=True)]  # noqa: B905 - takes its share
+
+    def decorate(function: Callable) -> Callable:
+        def kernel(wave: Tensor, lengths: Tensor | None, bands_first: bool, *values: Any) -> Any:
+            return function(wave, lengths, bands_first, *specs_of(values))
+
+        def fake(wave: Tensor, lengths: Tensor | None, bands_first: bool, *values: Any) -> Any:
+            out = [empty(wave, s.num_frames(wave.shape[-1]), s.num_bands, bands_first) for s in specs_of(values)]
+            return out[0] if len(out) == 1 else tuple(out)
+
+        made = torch.library.custom_op(f"duotok::{name}", kernel, mutates_args=(), device_types=("cpu", "cuda"), schema=schema)
+        made.register_fake(fake)
+
+        def call(wave: Tensor, lengths: Tensor | None, bands_first: bool, *specs: Framing) -> Any:
+            values = [getattr(spec, field) for spec, own in zip(specs, names, strict=True) for field in own]
+            return made(wave, lengths, bands_first, *values)
+
+        return call
+
+    return decorate
+
+
+def _schema_type(field: Field) -> str:
+    """The type of a spec's field, such as `float | None` or a Literal of texts, in the language of torch's schemas."""
+    text = "str" if field.type.startswith("Literal") else field.type.removesuffix(" | None")
+    return text + ("?" if field.type.endswith(" | None") else "")
 
 
 @dataclass(frozen=True)
@@ -291,16 +297,17 @@ class _Args(ctypes.Structure):
         ("chroma_normalize", ctypes.c_int32),
     ]
 
-    def set_mel(self, mel: Tensor, bank: Bands) -> None:
+    def set_mel(self, out: Tensor, bank: Bands, mel: Mel) -> None:
         """Point to an output (B, T, F) and to its bands."""
-        self.mel, self.mel_size = mel.data_ptr(), mel.numel()
+        self.mel, self.mel_size = out.data_ptr(), out.numel()
+        self.log_mode, self.floor, self.mean, self.scale = _LOG_MODES[mel.log], mel.floor, mel.mean, mel.scale
         self.band_first, self.band_offset, self.band_weights = (t.data_ptr() for t in (bank.first, bank.offset, bank.weights))
         self.band_size, self.num_bands, self.band_bins = len(bank.weights), len(bank.first), bank.num_bins
 
-    def set_chroma(self, chroma: Tensor, bank: Tensor) -> None:
+    def set_chroma(self, out: Tensor, bank: Tensor, chroma: Chroma) -> None:
         """Point to an output (B, T, 12) and to a bank (bins, 12)."""
-        self.chroma, self.chroma_size = chroma.data_ptr(), chroma.numel()
-        self.chroma_bank, self.chroma_bins = bank.data_ptr(), bank.shape[0]
+        self.chroma, self.chroma_size = out.data_ptr(), out.numel()
+        self.chroma_bank, self.chroma_bins, self.chroma_normalize = bank.data_ptr(), bank.shape[0], chroma.normalize
 
 
 def cpu_isa() -> str:

@@ -67,6 +67,10 @@ class Framing:
         """Count the frames of a clip, (S + 2 pad - n_fft) // hop_length + 1 or none; a tensor (B,) for a batch."""
         return num_frames(num_samples, self.n_fft, self.hop_length, self.num_padded)
 
+    def analysis_window(self) -> Tensor:
+        """Make the window, (win_length,) float64 on the CPU, the same tensor each time."""
+        return _window(self.window, self.win_length)
+
 
 def num_frames(num_samples: int | Tensor, n_fft: int, hop_length: int, pad: int) -> int | Tensor:
     """Count the frames of a clip with `pad` samples more at both ends; a tensor (B,) for a batch."""
@@ -94,7 +98,7 @@ def power_spectrum(
     wave = wave.mean(1) if wave.ndim == 3 else wave
     if framing.num_frames(wave.shape[1]) == 0:
         return wave.new_zeros(len(wave), 0, framing.n_fft // 2 + 1)
-    window = analysis_window(framing) if window is None else window
+    window = framing.analysis_window() if window is None else window
     frames = _pad(wave, framing, lengths).unfold(1, framing.n_fft, framing.hop_length)  # (B, T, n_fft)
     spectrum = torch.fft.rfft(frames * centred(window.to(wave), framing.n_fft))
     out = spectrum.real.square() + spectrum.imag.square() if power == 2 else spectrum.abs().pow(power)
@@ -137,13 +141,6 @@ def centred(window: Tensor, n_fft: int) -> Tensor:
     """Put a window (W,) in the middle of (n_fft,)."""
     left = (n_fft - len(window)) // 2
     return torch.nn.functional.pad(window, (left, n_fft - len(window) - left))
-
-
-# The spectral ops' tables are constants of a compiled graph, not computed in it.
-@torch.compiler.assume_constant_result
-def analysis_window(framing: Framing) -> Tensor:
-    """Make the framing's window, (win_length,) float64 on the CPU, the same tensor each time."""
-    return _window(framing.window, framing.win_length)
 
 
 @functools.lru_cache(maxsize=32)

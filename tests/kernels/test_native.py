@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -172,12 +173,19 @@ def test_compiles_into_one_graph(op, specs):
 
 
 @pytest.mark.parametrize("bands_first", [False, True])
-def test_the_operator_keeps_torch_library_s_rules(bands_first):
-    window, bank, other = torch.hann_window(1000), torch.rand(513, 7), torch.rand(513, 12)
+@each_op
+def test_operators_keep_the_rules_of_torch_library(op, specs, bands_first):
+    values = [getattr(spec, field.name) for spec in specs for field in fields(spec)]
     for wave in (noise(2, 5000), pcm(2, 3, 5000)):
-        for mel, pitch in ((bank, None), (None, other), (bank, other)):
-            arguments = (wave, None, window, 1024, 100, 512, "reflect", 2, bands_first, mel, "db", 1e-10, 0.0, 1.0, pitch, True)
-            torch.library.opcheck(torch.ops.duotok.mel_chroma, arguments)
+        arguments = (wave, torch.tensor([5000, 1]), bands_first, *values)
+        torch.library.opcheck(getattr(torch.ops.duotok, op.name), arguments)
+
+
+def test_filter_spectrum_keeps_the_rules_of_torch_library():
+    window, bank = torch.hann_window(1000), torch.rand(513, 7)
+    for wave, bands_first in ((noise(2, 5000), False), (pcm(2, 3, 5000), True)):
+        arguments = (wave, window, bank, 1024, 100, 37, "constant", 1.0, "db", 1e-10, bands_first)
+        torch.library.opcheck(torch.ops.duotok.filter_spectrum, arguments)
 
 
 def test_unknown_instruction_set():

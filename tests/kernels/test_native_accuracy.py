@@ -8,8 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 from duotok.kernels import ChromaSpec, MelSpec, chroma, log_mel, native
-from duotok.kernels.chroma import chroma_filter_bank
-from duotok.kernels.log_mel import mel_filter_bank
 from signals import assert_as_accurate_as_reference, noise, pcm, relative_to_peak
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=f"log_mel and chroma on the CPU: {native.why_not()}")
@@ -31,8 +29,8 @@ def test_error_is_at_most_twice_that_of_torch_stft(isa, music, kind, n_fft):
     mel_spec = MelSpec(n_fft=n_fft, win_length=n_fft, n_mels=40, log="none")
     chroma_spec = ChromaSpec(n_fft=n_fft, win_length=n_fft, normalize=False)
     for op, spec, bank in (
-        (log_mel, mel_spec, mel_filter_bank(mel_spec)),
-        (chroma, chroma_spec, chroma_filter_bank(chroma_spec)),
+        (log_mel, mel_spec, mel_spec.filter_bank()),
+        (chroma, chroma_spec, chroma_spec.filter_bank()),
     ):
         exact = stft_power(wave.double(), n_fft) @ bank
         ours, theirs = op.run("cpu", wave, spec), stft_power(wave, n_fft) @ bank.float()
@@ -91,7 +89,7 @@ def test_every_bank(scale, norm):
 
 
 def test_bands_restore_any_dense_bank():
-    dense = mel_filter_bank(MelSpec(n_mels=40)).clone()
+    dense = MelSpec(n_mels=40).filter_bank().clone()
     dense[:, 3] = 0  # a band without weight
     dense[100:900, 5] = 0.25  # bands that overlap more than two deep
     got = native.bands(dense)
@@ -115,7 +113,7 @@ def test_logarithm_of_any_float(isa, log):
         assert abs(got - exact) <= 3e-7 * abs(exact)
     for value, expected in ((0.0, -math.inf), (math.inf, math.inf)):
         assert log_mel.run("cpu", torch.zeros(1, 1), replace(spec, floor=value)).item() == expected
-    negative = native.Mel(-mel_filter_bank(spec), log, floor=-1e30)
+    negative = native.Mel(-spec.filter_bank(), log, floor=-1e30)
     assert native.spectra(noise(1, 9), spec, mel=negative)[0].isnan().all()
 
 

@@ -33,9 +33,9 @@ def test_the_library_loads_without_a_driver_and_says_so():
     wave, window = torch.zeros(1, 512), torch.ones(256)
     args = native._Args(
         wave=wave.data_ptr(), batch=1, channels=1, samples=512, row_stride=512, hop=256, pad=128, n_fft=256, power=2,
-        window=window.data_ptr(), scale=1.0,
+        window=window.data_ptr(),
     )  # fmt: skip
-    args.set_mel(mel, bands)
+    args.set_mel(mel, bands, native.Mel())
     with pytest.raises(
         RuntimeError, match=r"expected cuda\w+ to succeed on device 0; got .*install or update the NVIDIA driver"
     ):

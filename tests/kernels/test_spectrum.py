@@ -7,7 +7,7 @@ import pytest
 import scipy.signal
 import torch
 from duotok.kernels import ChromaSpec, Framing, MelSpec, chroma, filter_spectrum, log_mel, log_mel_chroma
-from duotok.kernels.spectrum import analysis_window, power_spectrum, reflect
+from duotok.kernels.spectrum import power_spectrum, reflect
 from signals import noise
 
 SHORT_CHROMA = ChromaSpec(n_fft=2048, win_length=2048)
@@ -37,7 +37,7 @@ def test_frames_are_those_of_numpy(pad_mode, pad, n_fft, win_length, hop):
 @pytest.mark.parametrize(("name", "theirs"), [("hann", "hann"), ("hamming", "hamming"), ("blackman", "blackman"),
                                               ("rectangular", "boxcar")])  # fmt: skip
 def test_windows_are_those_of_scipy(name, theirs):
-    ours = analysis_window(Framing(window=name, win_length=1999)).numpy()
+    ours = Framing(window=name, win_length=1999).analysis_window().numpy()
     np.testing.assert_allclose(ours, scipy.signal.get_window(theirs, 1999), rtol=0, atol=1e-12)
 
 
