@@ -20,8 +20,8 @@ case $kind in
   *) echo "expected address, thread or fuzzer; got $kind" >&2; exit 2 ;;
 esac
 
-# What changes results is as in setup.py; -O1 and -g make reports readable.
-flags="-std=c++17 -O1 -g -fno-omit-frame-pointer -ffp-contract=fast -fno-math-errno -fvisibility=hidden -fPIC
+# What changes results is as in setup.py; -O1 and -g1 make reports readable.
+flags="-std=c++17 -O1 -g1 -fno-omit-frame-pointer -ffp-contract=fast -fno-math-errno -fvisibility=hidden -fPIC
   -fvisibility-inlines-hidden -Wall -Wextra -Wno-psabi -pthread -fsanitize=$sanitizers -fno-sanitize-recover=all"
 
 compile() { # each of these sources to OUT/NAME.o, several at a time
