@@ -1,4 +1,4 @@
-"""The command line: `duotok tokenize`, `verify`, `info`, `example`; `duotok train`, `export` stand in cli_train.py.
+"""The command line: `duotok tokenize`, `verify`, `info`, `example`; the others stand in the cli_*.py beside this.
 
 Exit codes: 0 done, 1 the machine failed (a full disk) or verify found problems, 2 wrong usage or input, 3 finished with refused
 songs, 130 stopped.
@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import cli_corpus, cli_train
+from . import cli_corpus, cli_evaluate, cli_train
 
 if TYPE_CHECKING:
     from .corpus.store import RunReport
@@ -31,6 +31,7 @@ app = typer.Typer(
 )  # fmt: skip
 cli_train.register(app)
 app.add_typer(cli_corpus.app, name="corpus")
+app.add_typer(cli_evaluate.app, name="evaluate")
 _SONGS_HELP = "Audio files, folders, or .jsonl manifests. Stems are paired by name: X_vocals.wav with X_accompaniment.wav."
 _out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 

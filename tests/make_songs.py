@@ -9,7 +9,7 @@ import numpy as np
 from make_audio import music, write
 
 from duotok import config as configuration
-from duotok.training.songs import Songs, load_songs
+from duotok.dataset.songs import Songs, load_songs
 from duotok.training.stage import StageConfig
 from duotok.training.stages import load_config
 

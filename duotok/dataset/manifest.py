@@ -27,8 +27,13 @@ def split_of(song_id: str, named: object = None) -> str:
     """
     if named == "train" or named in _HELD_OUT_NAMES:
         return "train" if named == "train" else "held_out"
+    return "held_out" if hash_rank(song_id) % _HELD_OUT_ONE_IN == 0 else "train"
+
+
+def hash_rank(song_id: str) -> int:
+    """Turn an id into a number of 64 bits, equal everywhere, that orders songs as if drawn by lot."""
     digest = hashlib.sha1(song_id.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
-    return "held_out" if int.from_bytes(digest[:8], "big") % _HELD_OUT_ONE_IN == 0 else "train"
+    return int.from_bytes(digest[:8], "big")
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:

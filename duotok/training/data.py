@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from duotok.dataset.songs import Song
 from duotok.lyrics import encode
-
-from .songs import Song
 
 
 @dataclass(frozen=True)

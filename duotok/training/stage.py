@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
+from duotok.dataset.songs import Songs
 from duotok.model.semantic import SemanticConfig, SemanticModel
 
 from .data import Crop, CropSampler, DataConfig
 from .loop import TrainConfig
 from .losses import Mean
-from .songs import Songs
 from .task import Batch, Task
 
 # Key of the seeds of held-out batches; what is drawn with it never changes.

@@ -13,13 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from duotok.dataset.songs import Songs
 from duotok.model.bottleneck import TRACKS, SoftRouting, share_codebook
+from duotok.model.code_usage import summarize, tally
 from duotok.windows import WindowPolicy
 
-from .code_usage import summarize, tally
 from .data import Crop, stack_lyrics, stack_waves
 from .losses import Mean
-from .songs import Songs
 from .stage import Stage, StageConfig
 from .stage2 import head_terms
 from .task import Batch

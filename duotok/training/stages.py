@@ -11,13 +11,13 @@ from torch import Tensor
 from duotok import config as configuration
 from duotok import storage
 from duotok.config import ConfigError
+from duotok.dataset.songs import Songs, load_songs
 from duotok.model.semantic import SemanticConfig, SemanticModel
 from duotok.tokenizer import DuoTok, TokenizerConfig, load
 from duotok.windows import WindowPolicy
 
 from . import checkpoint
 from .log import read_log
-from .songs import Songs, load_songs
 from .stage import Stage, StageConfig
 from .stage1 import Stage1, Stage1Config
 from .stage2 import Stage2, Stage2Config

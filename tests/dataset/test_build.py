@@ -26,11 +26,11 @@ from duotok.dataset.manifest import split_of
 from duotok.dataset.musicxml import UnsuitedScore, read_score
 from duotok.dataset.real_songs import add_pair, find_pairs
 from duotok.dataset.song_folder import prepare_songs, song_folder
+from duotok.dataset.songs import load_songs
 from duotok.dataset.synthetic import generator_of, plan_song
 from duotok.dataset.tools import ToolError, find_soundfont
 from duotok.files import WriteError
 from duotok.integrity import AudioError
-from duotok.training.songs import load_songs
 
 RATE = 48_000
 

@@ -16,7 +16,7 @@ from duotok.corpus.songs import read_manifest
 from duotok.dataset.index import Report, index
 from duotok.dataset.lyric_files import parse_lrc, read_lyrics
 from duotok.dataset.manifest import absolute, relative, split_of, write_manifest
-from duotok.training.songs import load_songs
+from duotok.dataset.songs import load_songs
 
 RATE = 8_000
 WAVE = make_audio.music(2.0, RATE)

@@ -1,4 +1,4 @@
-"""nearest_code and its CPU twin: exact against float64 brute force, the twin's bound; test_nearest_code_triton.py has the other."""
+"""nearest_code and its CPU twin: exact against float64 brute force, and the twin's bound."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from make_songs import RATE, four_songs, songs_of, voice, write_manifest, write_song
 
 from duotok.config import ConfigError
-from duotok.training import songs as song_files
+from duotok.dataset import songs as song_files
 from duotok.training.data import Crop, CropSampler, stack_lyrics
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from make_songs import four_songs, small_config, songs_of
 
+from duotok.dataset.songs import Songs
 from duotok.training.data import Crop
 from duotok.training.loop import train
-from duotok.training.songs import Songs
 from duotok.training.stages import make_stage
 
 SEED = torch.tensor([3, 0])

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 import duotok
 from duotok.model.bottleneck import SoftRouting
-from duotok.training.code_usage import summarize, tally
+from duotok.model.code_usage import summarize, tally
 from duotok.training.loop import train
 from duotok.training.stages import export, make_stage, read_state
 

@@ -21,13 +21,14 @@ import numpy as np
 
 from duotok.audio import Resampler, open_audio, to_mono
 from duotok.config import ConfigError, parse
+from duotok.files import make_folder
 from duotok.integrity import AudioError
 from duotok.lyrics import Word
-from duotok.storage import make_folder
+
+from .manifest import hash_rank, split_of
 
 # Stems of one song may differ by this, as they do after lossy coding; the longer one is cut.
 _LENGTH_TOLERANCE_S = 0.1
-_HELD_OUT_ONE_IN = 10
 # A decoder and a resampler each hold a core; more threads only fight over the disk.
 _MAX_THREADS = 8
 
@@ -206,9 +207,9 @@ def _to_int16(wave: np.ndarray, path: Path) -> np.ndarray:
 
 def _split(songs: Iterable[Song], splits: dict[str, str | None], problems: tuple[str, ...], manifest: Path) -> Songs:
     """Part training from held-out songs: by the manifest, else by a hash of the id, and at least one of each."""
-    ranked = sorted(songs, key=lambda song: _rank(song.id))
+    ranked = sorted(songs, key=lambda song: hash_rank(song.id))
     named = {song.id: splits[song.id] for song in ranked}
-    held = {id for id, split in named.items() if split == "held_out" or (split is None and _rank(id) % _HELD_OUT_ONE_IN == 0)}
+    held = {id for id, split in named.items() if split_of(id, split) == "held_out"}
     free = [id for id, split in named.items() if split is None]
     if not held and free:
         held = {free[0]}
@@ -218,7 +219,3 @@ def _split(songs: Iterable[Song], splits: dict[str, str | None], problems: tuple
     by_id = sorted(ranked, key=lambda song: song.id)
     marked = [Song(s.id, s.waves, s.num_samples, s.text, s.words, s.id in held) for s in by_id]
     return Songs(tuple(song for song in marked if not song.held_out), tuple(song for song in marked if song.held_out), problems)
-
-
-def _rank(id: str) -> int:
-    return int.from_bytes(hashlib.sha1(id.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()[:8], "big")

@@ -1,0 +1,91 @@
+"""The command line of evaluation: `duotok evaluate quality`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+app = typer.Typer(help="Measure a tokenizer.", no_args_is_help=True)
+_out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@app.callback()
+def _evaluate() -> None:
+    """Measure a tokenizer."""
+
+
+@app.command(epilog="Example: duotok evaluate quality corpus/manifest.jsonl -o quality.json")
+def quality(
+    manifest: Annotated[Path, typer.Argument(help="Songs with true stems, .jsonl.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of the results, .json.")],
+    tokenizer: Annotated[str, typer.Option(help="Name, folder or hub id of the tokenizer.")] = "tiny",
+    against_untrained: Annotated[bool, typer.Option(help="Measure the same tokenizer with random weights, too.")] = True,
+    minutes: Annotated[float, typer.Option(min=0.0, help="Train the probes and the language model on this much.")] = 60.0,
+    steps: Annotated[int, typer.Option(min=1, help="Of the small language model's training.")] = 400,
+    cache: Annotated[Path, typer.Option(help="Folder of the decoded waves.")] = Path("cache"),
+) -> None:
+    """Codebook use, bits per token, probes, heads and lyrics, on held-out songs."""
+    from dataclasses import asdict
+
+    from . import storage
+    from .dataset.songs import load_songs
+    from .evaluation.bits import BitsConfig
+    from .evaluation.quality import QualityConfig, code_songs, first_minutes, measure, untrained_like
+    from .tokenizer import load
+
+    trained = load(tokenizer)
+    songs = load_songs(manifest, cache, trained.sample_rate, 6.0)
+    train = first_minutes(songs.train, minutes, trained.sample_rate)
+    config = QualityConfig(BitsConfig(steps=steps))
+    rivals = {"trained" if trained.config.trained else "given": trained}
+    if against_untrained:
+        rivals["untrained"] = untrained_like(trained, train[:8])
+    results = {}
+    for name, rival in rivals.items():
+        with _Steps(f"{name}: songs", len(train) + len(songs.held_out)) as bar:
+            coded = code_songs(rival, [*train, *songs.held_out], bar.songs)
+        with _Steps(f"{name}: language model", steps) as bar:
+            results[name] = measure(rival, coded[: len(train)], coded[len(train) :], config, bar.step)
+    found = {
+        "tokenizer": trained.fingerprint,
+        "config": asdict(config),
+        "train_songs": len(train),
+        "held_out_songs": [song.id for song in songs.held_out],
+        "results": results,
+    }
+    storage.write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
+    table = Table("", *results, box=None)
+    for name in next(iter(results.values())):
+        table.add_row(name, *(f"{values.get(name, math.nan):.4g}" for values in results.values()))
+    _out.print(table)
+
+
+class _Steps:
+    """A bar of songs or steps."""
+
+    def __init__(self, what: str, total: int) -> None:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+        self._bar = Progress(*columns, console=_err)
+        self._task = self._bar.add_task(what, total=total, loss="")
+
+    def __enter__(self) -> _Steps:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def songs(self, done: int, total: int) -> None:
+        """Show songs done."""
+        self._bar.update(self._task, completed=done, total=total)
+
+    def step(self, step: int, bits: float) -> None:
+        """Show a step and its loss in bits per token."""
+        self._bar.update(self._task, completed=step, loss=f"{bits:.2f} bits per token")

@@ -1,0 +1,60 @@
+"""Bits per token: the unigram model, and a language model that must find what there is to find, and nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from duotok.evaluation.bits import BitsConfig, entropy_bits, measure_bits, unigram
+from duotok.model.language_model import DualTrackLM, LanguageModelConfig
+
+SMALL = BitsConfig(width=32, num_blocks=1, num_heads=2, num_key_heads=1, ffn_width=64, steps=150, batch_size=4, frames=50)
+
+
+def test_unigram_is_a_distribution_that_leaves_the_unseen_its_share():
+    p = unigram(torch.tensor([0, 0, 1, 2]), 8)
+    assert p.sum().item() == pytest.approx(1)
+    assert p.tolist() == pytest.approx([0.5 * 0.5 + 0.5 / 8, *[0.5 * 0.25 + 0.5 / 8] * 2, *[0.5 / 8] * 5])
+    assert (unigram(torch.zeros(10, dtype=torch.int64), 4) > 0).all()
+
+
+def test_entropy_of_a_known_distribution():
+    assert entropy_bits(torch.tensor([0, 0, 1, 3]), 5) == pytest.approx(1.5)
+
+
+def test_model_is_causal():
+    model = DualTrackLM(LanguageModelConfig(16, 2, 32, 2, 2, 1, 64, embedding_dim=8)).double()
+    codes = torch.randint(16, (1, 2, 12))
+    before = model(codes)
+    changed = codes.clone()
+    changed[0, :, 7] = (changed[0, :, 7] + 1) % 16
+    after = model(changed)
+    assert torch.equal(before[:, :8], after[:, :8])
+    assert (before[:, 8:] - after[:, 8:]).abs().amax(-1).min() > 1e-9
+
+
+def songs(kind: str, count: int, seed: int) -> list[torch.Tensor]:
+    """Codes of 64: "chain" moves by one of two known steps (1 bit a token), "noise" is uniform (6 bits)."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for _ in range(count):
+        steps = torch.randint(2, (2, 300), generator=generator) * 5 + 1
+        noise = torch.randint(64, (2, 300), generator=generator)
+        drawn.append(steps.cumsum(1) % 64 if kind == "chain" else noise)
+    return drawn
+
+
+@pytest.mark.parametrize(("kind", "lowest", "highest"), [("chain", 2.0, 5.01), ("noise", -0.3, 0.05)])
+def test_language_model_gains_where_there_is_structure_and_nowhere_else(kind, lowest, highest):
+    angle = torch.arange(64) / 64 * 2 * math.pi
+    vectors = torch.stack([f(k * angle) for k in (1, 3, 8, 20) for f in (torch.sin, torch.cos)], dim=1)
+    for bits in measure_bits(songs(kind, 12, 0), songs(kind, 3, 1), [vectors, vectors], SMALL):
+        assert lowest < bits.gain < highest
+        assert bits.entropy <= bits.unigram
+
+
+def test_songs_shorter_than_a_crop_are_refused():
+    with pytest.raises(ValueError, match=r"expected a training song of more than 50 frames; got none; set frames lower"):
+        measure_bits([torch.zeros(2, 50, dtype=torch.int64)], [], [torch.zeros(4, 2)] * 2, SMALL)
