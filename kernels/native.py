@@ -142,8 +142,8 @@ def spectra(
         None if table is None else empty(wave, frames, table.shape[1], bands_first) for table in (mel.bank, chroma.bank)
     )
     if mel_out is not None:
-        bands = _bands(mel.bank)
-        args.set_mel(mel_out, bands, mel)
+        runs = _bands(mel.bank)
+        args.set_mel(mel_out, runs, mel)
     if chroma_out is not None:
         bank = _host_floats(chroma.bank)
         args.set_chroma(chroma_out, bank, chroma)
