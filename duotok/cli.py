@@ -189,7 +189,7 @@ def info() -> None:
     _out.print(
         f"devices: cpu ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}); cuda: {', '.join(cuda)}"
     )
-    _out.print(f"native library: {native.why_not() or 'loaded'}")
+    _out.print(f"native library: {native.why_not() or 'loaded'}; for CUDA: {native.why_not('cuda') or 'loaded'}")
     for name in storage.packaged():
         tokenizer = load(name)
         state = "trained" if tokenizer.config.trained else "UNTRAINED: random weights, its tokens mean nothing"
