@@ -83,9 +83,7 @@ def tokenize(
     if not tools[0].config.trained:
         _err.print(f"note: tokenizer {escape(tokenizer)} is untrained: its tokens are valid, but mean nothing")
     plan = make_plan(out, found, tools[0].fingerprint, tools[1].identity, songs_per_unit)
-    signal.signal(
-        signal.SIGTERM, signal.getsignal(signal.SIGINT)
-    )  # a job that is pre-empted stops like one that is interrupted
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like one that is interrupted
     done = 0 if retry_refused else len(found) - summarize(out).num_missing
     with _SongProgress(len(found), done) as progress:
         try:

@@ -34,10 +34,10 @@ def quality(
     """Codebook use, bits per token, probes, heads and lyrics, on held-out songs."""
     from dataclasses import asdict
 
-    from . import storage
     from .dataset.songs import load_songs
     from .evaluation.bits import BitsConfig
     from .evaluation.quality import QualityConfig, code_songs, first_minutes, measure, untrained_like
+    from .files import write_atomically
     from .tokenizer import load
 
     trained = load(tokenizer)
@@ -60,7 +60,7 @@ def quality(
         "held_out_songs": [song.id for song in songs.held_out],
         "results": results,
     }
-    storage.write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
     table = Table("", *results, box=None)
     for name in next(iter(results.values())):
         table.add_row(name, *(f"{values.get(name, math.nan):.4g}" for values in results.values()))

@@ -34,7 +34,7 @@ def train(
 ) -> None:
     """Train a stage of the tokenizer."""
     from . import config as configuration
-    from . import storage
+    from .files import make_folder, write_atomically
     from .training import checkpoint, loop, stages
 
     changes = [*(overrides or ()), *([f"data.manifest={data}"] if data else [])]
@@ -42,8 +42,8 @@ def train(
     stage = stages.make_stage(settings, _read_songs(settings))
     if checkpoint.latest(out) is None:
         _start(stage, init)
-    storage.make_folder(out)
-    storage.write_atomically(out / "config.yaml", configuration.dump(settings).encode())
+    make_folder(out)
+    write_atomically(out / "config.yaml", configuration.dump(settings).encode())
     with _StepProgress(settings.train.steps) as progress:
         result = loop.train(stage, settings.train, out, progress.show)
     if plot:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from . import config as configuration
+from .files import make_folder, write_atomically
 
 CONFIG, WEIGHTS, FINGERPRINT = "config.yaml", "model.safetensors", "fingerprint.txt"
 _PACKAGED = Path(__file__).parent / "checkpoints"
@@ -24,45 +24,6 @@ T = TypeVar("T")
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded; the message says what was expected, what is there and what to do."""
-
-
-class WriteError(OSError):
-    """A file or folder that cannot be written."""
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents.
-
-    Raises:
-        WriteError: if that is not possible.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(f"{folder}: expected to make a folder; got {error.strerror}; choose another place") from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all: temporary name, fsync, rename.
-
-    Raises:
-        WriteError: if the disk is full, or the folder cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise WriteError(
-            f"{path}: expected to write {len(data)} bytes; got {error.strerror}; free space or choose another folder, "
-            "then run the same command again"
-        ) from error
 
 
 def write(

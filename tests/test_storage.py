@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import duotok
 from duotok import storage
-from duotok.storage import CheckpointError, WriteError
+from duotok.files import WriteError, write_atomically
+from duotok.storage import CheckpointError
 
 
 @pytest.fixture
@@ -139,14 +140,14 @@ def test_truncated_and_foreign_weights_are_refused(folder):
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    storage.write_atomically(path, b"old")
+    write_atomically(path, b"old")
 
     def full(fd):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(WriteError, match=r"file: expected to write 3 bytes; got No space left on device; free space"):
-        storage.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 

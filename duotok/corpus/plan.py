@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from duotok.config import parse
-from duotok.storage import make_folder, write_atomically
+from duotok.files import make_folder, write_atomically
 
 from .songs import PlanError, Song
 

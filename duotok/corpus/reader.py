@@ -12,9 +12,9 @@ import numpy as np
 import soundfile
 
 from duotok.audio import AudioReader, Resampler, file_sha256, open_audio, to_mono
+from duotok.files import WriteError, make_folder
 from duotok.integrity import AudioError, SignalCheck
 from duotok.separation import Separator, separate
-from duotok.storage import WriteError, make_folder
 
 from .songs import Song
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from duotok.config import parse
-from duotok.storage import make_folder, write_atomically
+from duotok.files import make_folder, write_atomically
 from duotok.windows import count_frames
 
 from .plan import Plan, read_plan, read_unit

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from duotok.audio import AudioError, file_sha256
-from duotok.storage import WriteError
+from duotok.files import WriteError
 from duotok.tokenizer import DuoTok
 
 from .reader import MixturePolicy, open_song

@@ -24,7 +24,8 @@ from safetensors import torch as safetensors
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from duotok.storage import CheckpointError, make_folder, write_atomically
+from duotok.files import make_folder, write_atomically
+from duotok.storage import CheckpointError
 
 MODEL, EMA, OPTIMIZER, STATE = "model", "ema", "optimizer", "state.json"
 _FORMAT = 1

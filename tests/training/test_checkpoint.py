@@ -8,7 +8,8 @@ import logging
 import pytest
 import torch
 
-from duotok.storage import CheckpointError, WriteError
+from duotok.files import WriteError
+from duotok.storage import CheckpointError
 from duotok.training import checkpoint
 from duotok.training.checkpoint import EMA, MODEL, OPTIMIZER, check_settings, latest, read_weights, save
 
