@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from duotok.dataset.songs import Songs
-from duotok.model.bottleneck import TRACKS, SoftRouting, share_codebook
+from duotok.model.bottleneck import TRACKS, Branch, SoftRouting, share_codebook
 from duotok.model.code_usage import summarize, tally
 from duotok.windows import WindowPolicy
 
@@ -165,27 +165,31 @@ class Stage3(Stage):
         A tokenizer gives its codes as the table: the linear map is then the identity.
         """
         if not any(".quantizer." in name for name in given):
-            self._fit_codes()
+            if self.config.fit_batches:
+                self._fit_codes()
         elif not any(".quantizer.linear." in name for name in given):
             for branch in self.model.trunk.bottleneck.branches:
                 branch.quantizer.linear.load_state_dict(_identity(branch.quantizer.linear))
 
-    @torch.no_grad()
     def _fit_codes(self) -> None:
-        """Fit every linear map to the features that its branch, or branches, will see."""
+        """Fit every branch's norm and linear map to the features that they will see."""
         branches = self.model.trunk.bottleneck.branches
-        features: dict[torch.nn.Module, list[Tensor]] = {branch.quantizer.linear: [] for branch in branches}
-        for batch, hidden in self.front_features(self.config.fit_batches):
-            for track, branch in enumerate(branches):
-                z = branch.narrow(hidden[batch.tensors["tracks"] == track])
-                features[branch.quantizer.linear].append(z.flatten(0, 1))
-        for branch in branches if self.config.fit_batches else ():
-            z = torch.cat(features[branch.quantizer.linear])
+        hidden: list[list[Tensor]] = [[] for _ in branches]
+        for batch, frames in self.front_features(self.config.fit_batches):
+            for track, found in enumerate(hidden):
+                found.append(frames[batch.tensors["tracks"] == track].flatten(0, 1))
+        narrow = [branch.calibrate(torch.cat(found)) for branch, found in zip(branches, hidden, strict=True)]
+        for branch in branches:  # one linear map may serve both
+            z = torch.cat([z for other, z in zip(branches, narrow, strict=True) if _map(other) is _map(branch)])
             branch.quantizer.fit(z.mean(0), torch.cov(z.T))
 
 
 def _summaries(tallies: Tensor) -> dict[str, float]:
     return {f"{name}_{track}": v for track, row in zip(TRACKS, tallies, strict=True) for name, v in summarize(row).items()}
+
+
+def _map(branch: Branch) -> torch.nn.Linear:
+    return branch.quantizer.linear
 
 
 def _identity(linear: torch.nn.Linear) -> dict[str, Tensor]:

@@ -142,11 +142,45 @@ def test_gaussian_replacement_acts_in_training_only(wave):
         slot(torch.zeros(1, 2, 32))
 
 
-def test_bottleneck_features_have_unit_scale():
+def test_bottleneck_features_have_unit_scale_over_frames():
     slot = make_bottleneck(with_slot(kind="gaussian").bottleneck, 32)
-    z = slot.narrow(7 + 3 * torch.randn(50, 32))
-    torch.testing.assert_close(z.mean(-1), torch.zeros(50), rtol=0, atol=1e-5)
-    torch.testing.assert_close(z.square().mean(-1), torch.ones(50), rtol=0, atol=1e-2)
+    hidden = 7 + 3 * torch.randn(5, 400, 32)
+    z = slot.train().narrow(hidden).flatten(0, 1)
+    torch.testing.assert_close(z.mean(0), torch.zeros(8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(z.var(0), torch.ones(8), rtol=0, atol=1e-2)
+    calibrated = slot.calibrate(hidden.flatten(0, 1))
+    torch.testing.assert_close(calibrated, z, rtol=0, atol=1e-2)
+    torch.testing.assert_close(slot.eval().narrow(hidden).flatten(0, 1), calibrated)
+
+
+def test_narrow_features_ignore_autocast_and_keep_the_weights_dtype():
+    slot, hidden = make_bottleneck(with_slot(kind="gaussian").bottleneck, 32).eval(), torch.randn(3, 5, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(slot.narrow(hidden), slot.narrow(hidden).float())
+    assert slot.double().narrow(hidden.double()).dtype == torch.float64
+
+
+def test_principal_components_survive_the_bottleneck():
+    """Features of rank d pass through a fitted bottleneck unchanged, and are white inside."""
+    slot = make_bottleneck(with_slot(kind="gaussian").bottleneck, 32).eval()
+    hidden = torch.randn(2000, 8) @ torch.randn(8, 32) + 5
+    slot.fit(hidden)
+    torch.testing.assert_close(slot.narrow(hidden).T.cov(), torch.eye(8), rtol=0, atol=1e-3)
+    torch.testing.assert_close(slot(hidden[None]).hidden[0], hidden, rtol=0, atol=1e-2)
+
+
+def test_codes_can_be_given_a_mean_and_covariance():
+    quantizer = make_bottleneck(BottleneckConfig(quantizer=SimVQConfig(32_768, 4)), 8).branches[0].quantizer
+    root = torch.randn(4, 4)
+    quantizer.fit(torch.arange(4.0), root @ root.T)
+    torch.testing.assert_close(quantizer.codes().T.cov(), root @ root.T, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(quantizer.codes().mean(0), torch.arange(4.0), rtol=0, atol=0.1)
+
+
+def test_a_track_may_be_missing_while_training(wave):
+    out = SemanticModel(TINY).train()(wave, torch.zeros(4, dtype=torch.int64))
+    out.hidden.sum().backward()
+    assert out.hidden.isfinite().all() and out.bottleneck.usage[1].sum() == 0
 
 
 def test_export_holds_the_effective_codes_and_the_same_answers(wave):

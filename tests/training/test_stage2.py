@@ -82,7 +82,7 @@ def test_songs_without_lyrics_or_stems_skip_that_task_alone(songs):
 def test_noise_in_training_only(songs):
     stage = make_stage(small_config(2, "model.trunk.block.dropout=0"), songs)
     for module in stage.modules():  # so that the bottleneck alone differs
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             module.momentum = 0.0
             module.track_running_stats = False
             module.running_mean = module.running_var = None
