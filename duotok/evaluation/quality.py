@@ -6,7 +6,6 @@ one recipe for every tokenizer.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from duotok.dataset.manifest import hash_rank
 from duotok.dataset.songs import Song
 from duotok.lyrics import character_error_rate, decode, greedy, word_error_rate
-from duotok.model.bottleneck import TRACKS, Branch
+from duotok.model.bottleneck import TRACKS
 from duotok.model.code_usage import summarize, tally
 from duotok.model.semantic import SemanticModel
 from duotok.tokenizer import DuoTok
@@ -61,9 +61,8 @@ class CodedSong:
 
 def first_minutes(songs: Sequence[Song], minutes: float, sample_rate: int) -> list[Song]:
     """Take songs in an order fixed by their ids' hashes until they last `minutes`; at least one."""
-    shuffled = sorted(songs, key=lambda song: hashlib.sha1(song.id.encode(), usedforsecurity=False).digest())
     taken, seconds = [], 0.0
-    for song in shuffled:
+    for song in sorted(songs, key=lambda song: hash_rank(song.id)):
         if taken and seconds >= 60 * minutes:
             break
         taken.append(song)
@@ -72,7 +71,7 @@ def first_minutes(songs: Sequence[Song], minutes: float, sample_rate: int) -> li
 
 
 def untrained_like(tokenizer: DuoTok, songs: Sequence[Song], seed: int = 0) -> DuoTok:
-    """Build the same tokenizer from random weights, its codebooks fitted to the spread of its own features.
+    """Build the same tokenizer from random weights, its norms and codebooks fitted to its own features.
 
     Without that fit almost every frame of an untrained tokenizer gets the same code, which would be too easy to beat.
     """
@@ -82,16 +81,15 @@ def untrained_like(tokenizer: DuoTok, songs: Sequence[Song], seed: int = 0) -> D
         model = SemanticModel(replace(config, bottleneck=replace(config.bottleneck, kind="simvq"))).eval()
     with torch.no_grad():
         for track, branch in enumerate(model.trunk.bottleneck.branches):
-            rows = [_features(model, branch, _wave(song, track, hop)) for song in songs]
-            z = torch.cat(rows)
+            z = branch.calibrate(torch.cat([_front(model, _wave(song, track, hop)) for song in songs]))
             branch.quantizer.fit(z.mean(0), z.T.cov())
     return DuoTok(replace(tokenizer.config, trained=False), model.export())
 
 
-def _features(model: SemanticModel, branch: Branch, wave: Tensor) -> Tensor:
-    """What a branch would quantize of a wave (S,): (T, d)."""
+def _front(model: SemanticModel, wave: Tensor) -> Tensor:
+    """Run the front half on a wave (S,) in pieces of 30 s: (T, D)."""
     pieces = wave.split(30 * model.config.mel.spec.sample_rate)
-    return torch.cat([branch.narrow(model.trunk.encode(model.mel(piece[None])))[0] for piece in pieces])
+    return torch.cat([model.trunk.encode(model.mel(piece[None]))[0] for piece in pieces])
 
 
 def code_songs(tokenizer: DuoTok, songs: Sequence[Song], progress: Callable[[int, int], None] | None = None) -> list[CodedSong]:
