@@ -78,6 +78,7 @@ private:
     void set_shape(Bytes &in);
     void set_wave(Bytes &in, Noise &noise);
     void set_bank(Bytes &in, Noise &noise);
+    void spoil_bank(Bytes &in);
     bool fits() const;
 };
 
@@ -147,18 +148,21 @@ inline void Case::set_bank(Bytes &in, Noise &noise) {
     weights = ExactBuffer<float>(args.band_size, in.between(0, 3));
     for (size_t i = 0; i < weights.size; ++i) weights[i] = noise.next();
     args.band_first = first.data, args.band_offset = offset.data, args.band_weights = weights.data;
-    if (in.one_in(8)) {
-        const int64_t value = in.one_in(2) ? in.between(INT64_MIN, INT64_MAX) : in.between(-3, num_bins + 3);
-        if (in.one_in(2))
-            first[in.between(0, args.num_bands - 1)] = int32_t(value);
-        else
-            offset[in.between(0, args.num_bands)] = value;
-        bank_fits = !mel || fits();
-    }
+    if (in.one_in(8)) spoil_bank(in);
+    bank_fits = !mel || fits();
     args.log_mode = in.between(0, 3);
     args.floor = in.one_in(4) ? -noise.next() : 1e-10f;
     if (isnan(args.floor)) args.floor = 0;
     args.mean = in.between(-2, 2), args.scale = in.between(-2, 2);
+}
+
+// Move a band to where it just fits or just does not, or set a number to anything.
+inline void Case::spoil_bank(Bytes &in) {
+    const int64_t band = in.between(0, args.num_bands - 1), kind = in.between(0, 2);
+    const int64_t value = in.one_in(2) ? in.between(INT64_MIN, INT64_MAX) : in.between(-3, args.band_bins + 3);
+    if (kind == 0) first[band] = args.band_bins - (offset[band + 1] - offset[band]) + in.between(-1, 2);
+    if (kind == 1) first[band] = int32_t(value);
+    if (kind == 2) offset[band + in.between(0, 1)] = value;
 }
 
 // The contract of the bank, written down once more.

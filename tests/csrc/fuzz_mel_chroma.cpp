@@ -2,8 +2,8 @@
 //
 // A call that is malformed on purpose must return DUOTOK_INVALID, leave a sentence and write nothing. After any other call
 // every output must be written, frames beyond a clip's end must be silent, and one relation must hold to the bit: the same
-// with other threads, for a clip alone, in the other layout, for one output at a time, and for samples that are staged
-// instead of read in place.
+// with other threads, for a clip alone, padded by hand, in the other layout, for one output at a time, and for samples that
+// are staged instead of read in place.
 
 #include <iterator>
 
@@ -36,13 +36,37 @@ void staged(const Case &c, const Outputs &out, Bytes &) {
     require_same(c.args, out, args, run(args, c.mel, c.chroma, duotok_mel_chroma), c.mel, c.chroma);
 }
 
+// Where sample `position` of a padded clip comes from: it walks back from an end as often as it passes one.
+int64_t reflected(int64_t position, int64_t size) {
+    while (size > 1 && (position < 0 || position >= size)) position = position < 0 ? -position : 2 * (size - 1) - position;
+    return size > 1 ? position : 0;
+}
+
+// All channels of a clip, `pad` samples more at both ends.
+template <class Sample>
+ExactBuffer<Sample> padded(const Case &c, int64_t clip, int64_t pad, const ExactBuffer<Sample> &wave) {
+    const int64_t length = c.length(clip), padded_length = length + 2 * pad;
+    ExactBuffer<Sample> out(c.args.channels * padded_length);
+    for (int64_t channel = 0; channel < c.args.channels; ++channel)
+        for (int64_t i = 0; i < padded_length; ++i) {
+            const int64_t from = c.args.pad_mode == DUOTOK_PAD_REFLECT ? reflected(i - pad, length) : i - pad;
+            if (from < 0 || from >= length) continue;  // zero
+            out[channel * padded_length + i] = wave[clip * c.args.row_stride + channel * c.args.channel_stride + from];
+        }
+    return out;
+}
+
+// The clip is cut out of the batch; half of the time its padding is done by hand.
 void a_clip_alone(const Case &c, const Outputs &out, Bytes &in) {
     if (!c.args.batch) return;
-    const int64_t clip = in.between(0, c.args.batch - 1);
-    const size_t offset = clip * c.args.row_stride;
+    const int64_t clip = in.between(0, c.args.batch - 1), pad = in.one_in(2) ? c.args.pad : 0;
+    const bool is_int16 = c.args.sample_type == DUOTOK_INT16;
+    const ExactBuffer<int16_t> pcm = is_int16 ? padded(c, clip, pad, c.pcm) : ExactBuffer<int16_t>();
+    const ExactBuffer<float> wave = is_int16 ? ExactBuffer<float>() : padded(c, clip, pad, c.wave);
     Args args = c.args;
-    args.batch = 1, args.samples = c.length(clip), args.lengths = nullptr;
-    args.wave = c.args.sample_type == DUOTOK_INT16 ? (const void *)(c.pcm.data + offset) : c.wave.data + offset;
+    args.batch = 1, args.samples = c.length(clip) + 2 * pad, args.lengths = nullptr, args.pad -= pad;
+    args.channel_stride = args.samples;
+    args.wave = is_int16 ? (const void *)pcm.data : wave.data;
     const Outputs alone = run(args, c.mel, c.chroma, duotok_mel_chroma);
     const int64_t frames = num_frames(args, args.samples);
     if (c.mel) require_same({c.args, out.mel, args.num_bands, clip}, {args, alone.mel, args.num_bands, 0}, frames);
@@ -80,6 +104,8 @@ constexpr bool (*kMalformations[])(Case &, int64_t x) = {
     [](Case &c, int64_t) { return c.args.band_weights = nullptr, c.mel && c.args.band_size; },
     [](Case &c, int64_t) { return c.args.chroma_bank = nullptr, c.chroma; },
     [](Case &c, int64_t) { return c.args.mel = c.args.chroma = nullptr, true; },
+    [](Case &c, int64_t) { return c.args.wave = (const char *)c.args.wave + 1, true; },
+    [](Case &c, int64_t x) { return c.args.window = (const float *)((const char *)c.args.window + 1 + (x & 1)), true; },
     [](Case &c, int64_t x) { return c.args.batch = negative<int64_t>(x), true; },
     [](Case &c, int64_t x) { return c.args.batch = huge(x), true; },
     [](Case &c, int64_t x) { return has_rows(c) && (c.args.batch += 1 + (x & 0xffff), true); },
@@ -102,6 +128,7 @@ constexpr bool (*kMalformations[])(Case &, int64_t x) = {
     [](Case &c, int64_t x) { return c.args.mel_size = not_the_same(c.args.mel_size, x), c.mel; },
     [](Case &c, int64_t x) { return c.bank_fits && (c.args.band_size = not_the_same(c.args.band_size, x), c.mel); },
     [](Case &c, int64_t x) { return c.args.num_bands = not_positive<int32_t>(x), c.mel; },
+    [](Case &c, int64_t x) { return c.args.num_bands = (1 << 20) + 1 + (x & 0xffff), c.mel; },
     [](Case &c, int64_t x) { return has_rows(c) && (c.args.num_bands += 1 + (x & 0xffff), c.mel); },
     [](Case &c, int64_t x) { return c.args.band_bins = not_the_same(c.args.band_bins, x), c.mel; },
     [](Case &c, int64_t x) { return c.args.log_mode = outside<int32_t>(0, 3, x), c.mel; },

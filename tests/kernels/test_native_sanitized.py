@@ -27,7 +27,8 @@ def why_not() -> str | None:
     return f"needs g++'s sanitizers; got none of {missing}" if missing else None
 
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"sanitizers: {why_not()}")
+WHY_NOT = why_not()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=f"sanitizers: {WHY_NOT}")
 
 
 def build(kind: str, out: Path, csrc: Path = ROOT / "csrc") -> Path:
