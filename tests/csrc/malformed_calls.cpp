@@ -111,7 +111,7 @@ const Malformed kMalformed[] = {
     {[](Call &c) { c.samples = 0; }, "samples >= 1"},
     {[](Call &c) { c.samples = INT64_MIN; }, "samples >= 1"},
     {[](Call &c) { c.samples = INT64_MAX, c.hop = 1; }, "their products in range"},
-    {[](Call &c) { c.samples = int64_t(1) << 55, c.hop = 1; }, "mel_size: expected B * T * F"},
+    {[](Call &c) { c.samples = int64_t(1) << 55, c.hop = 1; }, "mel_size: expected B * T * F in range; got an overflow"},
     {[](Call &c) { c.samples = int64_t(1) << 57, c.hop = 1; }, "batch * frames in range"},
     {[](Call &c) { c.row_stride = -1; }, "row_stride >= 0"},
     {[](Call &c) { c.row_stride = INT64_MAX; }, "their products in range"},

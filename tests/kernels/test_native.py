@@ -68,6 +68,13 @@ def test_layouts_hold_the_same_values(isa, op, specs):
             assert torch.equal(a, b.transpose(1, 2)) and b.is_contiguous()
 
 
+def test_a_wave_may_begin_at_any_byte():
+    data = torch.randn(4001).numpy().tobytes()
+    wave = torch.frombuffer(bytearray(b"." + data), dtype=torch.float32, offset=1)[None]
+    assert wave.data_ptr() % 4
+    assert torch.equal(log_mel(wave, MelSpec()), log_mel(wave.clone(), MelSpec()))
+
+
 def test_strided_waves():
     wave = noise(4, 6000)
     for view in (wave[:, ::2], wave.T.contiguous().T, wave[::2, 100:], wave[:1].expand(3, -1), wave[:, 5:6]):
