@@ -87,4 +87,4 @@ def test_the_first_minutes_do_not_depend_on_the_rest(runs):
     short, long = codes(runs["short"][0]), codes(runs["long"][0])
     decided = 23 * 625  # windows that end before 600 s: the last of them answers for 550 s to 575 s
     assert np.array_equal(short[:, :decided], long[:, :decided])
-    assert len(np.unique(long[1])) > 2, "random weights know few codes, but more than one"
+    assert len(np.unique(long[1])) > 1, "random weights know few codes, but more than one"
