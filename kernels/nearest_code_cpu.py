@@ -7,14 +7,14 @@ Scores. With every vector moved by the codebook's mean and scaled by powers of t
 nearest code has the largest S = z.c - t h, where t is the row's own scale and h = |c|^2 / 2. One product gives a tile of S, as
 rows (z, -t) and codes (c, h) hold the norm as a further column; a numba pass takes the maxima of blocks of 256 codes, and
 looks into a block only if it may hold the winner. On CPUs that multiply bfloat16, both factors are rounded to it, and h is
-split in three columns, which is exact to 2^-24.
+split in two columns, which are exact to 2^-18.
 
-Bound. Let s be the computed score, u = 2^-24 and v = 2^-8. A product of D + 3 terms in any order errs by (D + 3) u, centring
-and h by 2 u each; to first order the sum is (D + 7) u (|z||c| + t h). `_relative` holds (D + 8) 2^-23, twice that, which
-also covers the higher orders and the norms in it. With z' and c' rounded to bfloat16, z.c - z'.c' = (z - z').c + z'.(c - c')
-adds at most |z - z'||c| + |z'||c - c'|, whose four lengths are measured, and the rounded result v |s|. Values below
-2^-126 may be flushed to zero: D 2^-120 is added. So |s - S| <= E(c) + v |s|. That a product adds in float32 at least is what
-BLAS and oneDNN promise.
+Bound. Let s be the computed score, u = 2^-24 and v = 2^-8. A product of D + 2 terms in any order errs by (D + 2) u, centring
+and h by 2 u each; to first order the sum is (D + 6) u (|z||c| + t h). `_relative` holds (D + 8) 2^-23, more than twice that,
+which also covers the higher orders and the norms in it; with bfloat16 2^-17 is added for the two columns of h. With z' and c'
+rounded to bfloat16, z.c - z'.c' = (z - z').c + z'.(c - c') adds at most |z - z'||c| + |z'||c - c'|, whose four lengths are
+measured, and the rounded result v |s|. Values below 2^-126 may be flushed to zero: D 2^-120 is added. So
+|s - S| <= E(c) + v |s|. That a product adds in float32 at least is what BLAS and oneDNN promise.
 
 Proof that the winner is kept. Within a block E(c) is at most that of the block's largest |c| and |c - c'|, and s - v |s| and
 s + v |s| grow with s. `lower` is the largest s - E - v |s| over blocks seen: a lower bound of the best S. A code whose
@@ -41,10 +41,11 @@ import torch
 from torch import Tensor
 
 _BLOCK = 256  # codes whose maximum is taken together
+_STRIP = 32  # codes of a block whose maximum is taken together when the block may hold the winner
 _KEPT = 64  # candidates remembered per row
 _SUPER = 4096  # rows whose candidates are held at a time
 _ROWS, _CODES = 512, 1024  # a tile of float32 scores: 2 MB, the size of a second-level cache
-_NARROW_ROWS = 4096  # of a bfloat16 tile: oneDNN packs the codes anew for every product, so products want many rows
+_NARROW_ROWS = 2048  # of a bfloat16 tile: oneDNN packs the codes anew for every product, so products want many rows
 _LANES = 64  # of the exact distance's order of summation, see nearest_code.py
 
 _jit = functools.partial(numba.njit, nogil=True, cache=True)
@@ -56,7 +57,7 @@ class _Codes:
 
     Attributes:
         first: index of the first.
-        table: (C, D + 1) float32 or (C, D + 3 and padding) bfloat16: centred and scaled codes, and their h.
+        table: (C, D + 1) float32 or (C, D + 2 and padding) bfloat16: centred and scaled codes, and their h.
         reach: (C / 256, 2) float32, the largest |c| and |c - c'| of each block.
     """
 
@@ -101,16 +102,12 @@ def _search_rows(
     lower = np.full(count, -np.inf)
     codes_kept, uppers_kept = np.empty((count, _KEPT), dtype=np.int32), np.empty((count, _KEPT))
     bound = (_relative(width, narrow), width * 2.0**-120, 2.0**-8 if narrow else 0.0)
-    tall = min(count, _NARROW_ROWS if narrow else _ROWS)
-    buffer = table.new_empty(tall * min(len(codes), _CODES))
-    for part in _parts(codes, form, frame, narrow):
-        for row in range(0, count, tall):
-            some = slice(row, row + tall)
-            tile = buffer[: len(kept[some]) * len(part.table)].view(-1, len(part.table))
-            torch.mm(table[some], part.table.T, out=tile)
-            bits = tile.view(torch.int16 if narrow else torch.int32).numpy()
-            rowwise = (lengths[some], lower[some], kept[some], codes_kept[some], uppers_kept[some])
-            _share(_scan, len(bits), bits, part.first, part.reach.numpy(), *bound, *rowwise)
+    # Every thread's tile lies at its own rows; memory that no tile covers is never touched.
+    scores = table.new_empty(count * min(len(codes), _CODES))
+    tall, rowwise = _NARROW_ROWS if narrow else _ROWS, (lengths, lower, kept, codes_kept, uppers_kept)
+    parts = _parts(codes, form, frame, narrow)
+    for some in [list(parts)] if form else ([part] for part in parts):  # what is prepared is handed to the threads at once
+        _share(_propose, count, table, some, tall, scores, bound, rowwise)
     if narrow and (again := np.flatnonzero(kept == _KEPT + 1)).size:
         rows = torch.from_numpy(again)
         found = index[rows], examined[rows]
@@ -119,6 +116,26 @@ def _search_rows(
         kept[again] = 0
     decide = (lower, kept, codes_kept, uppers_kept, index.numpy(), examined.numpy())
     _share(_decide, count, z.numpy(), codes.numpy(), *decide)
+
+
+def _propose(
+    begin: int,
+    end: int,
+    table: Tensor,
+    parts: list[_Codes],
+    tall: int,
+    scores: Tensor,
+    bound: tuple[float, float, float],
+    rowwise: tuple[np.ndarray, ...],
+) -> None:
+    """Multiply some rows by parts of the codebook, `tall` at a time, and scan the scores while they are in the cache."""
+    for part, first in itertools.product(parts, range(begin, end, tall)):
+        last, size = min(first + tall, end), len(part.table)
+        tile = scores[begin * size : (begin + last - first) * size].view(-1, size)
+        torch.mm(table[first:last], part.table.T, out=tile)
+        bits = tile.view(torch.int32 if tile.dtype == torch.float32 else torch.int16).numpy()
+        some = (array[first:last] for array in rowwise)
+        _scan(0, len(bits), bits, part.first, part.reach.numpy(), *bound, *some)
 
 
 def _rows(z: Tensor, frame: Tensor, narrow: bool) -> tuple[Tensor, np.ndarray, np.ndarray]:
@@ -132,16 +149,16 @@ def _rows(z: Tensor, frame: Tensor, narrow: bool) -> tuple[Tensor, np.ndarray, n
     table, lengths, kept = torch.empty(count, width + 1), torch.zeros(count, 4), np.zeros(count, dtype=np.int32)
     _share(_scale_rows, count, z.numpy(), frame.numpy(), table.numpy(), lengths.numpy(), kept)
     if narrow:
-        exact, table = table[:, :width], _narrow(table[:, :width], table[:, width:].expand(-1, 3))
+        exact, table = table[:, :width], _narrow(table[:, :width], table[:, width:].expand(-1, 2))
         _measure(exact, table, lengths[:, 1], lengths[:, 2])
     return table, lengths.numpy(), kept
 
 
 def _narrow(vectors: Tensor, norms: Tensor) -> Tensor:
-    """Round vectors (R, D) and norm columns (R, 3) to bfloat16, padded to a multiple of 8 columns for oneDNN."""
-    out = vectors.new_zeros(len(vectors), -(-(vectors.shape[1] + 3) // 8) * 8, dtype=torch.bfloat16)
+    """Round vectors (R, D) and norm columns (R, 2) to bfloat16, padded to pairs of columns, which are multiplied together."""
+    out = vectors.new_zeros(len(vectors), -(-(vectors.shape[1] + 2) // 2) * 2, dtype=torch.bfloat16)
     out[:, : vectors.shape[1]] = vectors
-    out[:, vectors.shape[1] : vectors.shape[1] + 3] = norms
+    out[:, vectors.shape[1] : vectors.shape[1] + 2] = norms
     return out
 
 
@@ -156,7 +173,7 @@ def _measure(exact: Tensor, rounded: Tensor, error: Tensor, length: Tensor | Non
 def _relative(width: int, narrow: bool) -> float:
     """The relative part of the bound for products of `width` terms, given how torch multiplies float32 at present."""
     reduced = torch.get_float32_matmul_precision() != "highest" or "ONEDNN_DEFAULT_FPMATH_MODE" in os.environ
-    return (width + 8) * 2.0**-23 + (1.01 * 2 * 2.0**-8 if reduced and not narrow else 0.0)
+    return (width + 8) * 2.0**-23 + (2.0**-17 if narrow else 1.01 * 2 * 2.0**-8 if reduced else 0.0)
 
 
 @functools.cache
@@ -194,28 +211,35 @@ def _centred(codes: Tensor, frame: Tensor, first: int, narrow: bool) -> _Codes:
     _share(_scale_codes, count, codes.numpy(), frame.numpy(), table.numpy(), lengths.numpy())
     if narrow:
         high = table[:, width:].bfloat16().float()
-        middle = (table[:, width:] - high).bfloat16().float()
         exact = table[:, :width]
-        table = _narrow(exact, torch.cat((high, middle, table[:, width:] - high - middle), 1))
+        table = _narrow(exact, torch.cat((high, table[:, width:] - high), 1))
         _measure(exact, table, lengths[:count, 1])
     return _Codes(first, table, lengths.view(blocks, _BLOCK, 2).amax(1))
 
 
 @functools.cache
 def _pool(process: int, helpers: int) -> ThreadPoolExecutor:
-    """Helping threads; the process id is in the key because threads do not survive a fork."""
-    return ThreadPoolExecutor(helpers, thread_name_prefix=f"nearest_code-{process}")
+    """Helping threads, with one torch thread each; the process id is in the key because threads do not survive a fork."""
+    return ThreadPoolExecutor(helpers, f"nearest_code-{process}", torch.set_num_threads, (1,))
 
 
 def _share(function: Callable[..., None], rows: int, *arguments: object) -> None:
-    """Call function(begin, end, *arguments) on as many threads as torch uses, which together cover the rows."""
-    threads = max(1, min(torch.get_num_threads(), rows))
+    """Call function(begin, end, *arguments) on as many threads as torch uses, which together cover the rows.
+
+    Each of them is torch's only thread meanwhile: threads that wait for the next product would spin on the others' cores.
+    """
+    at_most = torch.get_num_threads()
+    threads = max(1, min(at_most, rows))
     cuts = [rows * thread // threads for thread in range(threads + 1)]
     pool = _pool(os.getpid(), threads - 1) if threads > 1 else None
     waiting = [pool.submit(function, begin, end, *arguments) for begin, end in itertools.pairwise(cuts[1:])]
-    function(cuts[0], cuts[1], *arguments)
-    for share in waiting:
-        share.result()
+    try:
+        torch.set_num_threads(1)
+        function(cuts[0], cuts[1], *arguments)
+        for share in waiting:
+            share.result()
+    finally:
+        torch.set_num_threads(at_most)
 
 
 @_jit
@@ -281,23 +305,29 @@ def _largest(scores, mask):
 
 
 @_jit
-def _keep(scores, row, start, stop, first, error, rounding, narrow, lower, kept, codes, uppers):
+def _keep(scores, row, start, stop, first, error, rounding, mask, lower, kept, codes, uppers):
     """Add to a row's list the codes of a block whose upper bound reaches `lower`; return how many it has now."""
-    for i in range(start, stop):
-        score = _score(scores[row, i], narrow)
-        upper = score + rounding * abs(score) + error
-        if upper < lower:
+    narrow = rounding > 0.0
+    for begin in range(start, stop, _STRIP):
+        end = min(begin + _STRIP, stop)
+        best = _score(_largest(scores[row, begin:end], mask), narrow)
+        if best + rounding * abs(best) + error < lower:
             continue
-        if kept == _KEPT:  # forget those that have lost by now
-            kept = 0
-            for k in range(_KEPT):
-                if uppers[row, k] >= lower:
-                    codes[row, kept], uppers[row, kept] = codes[row, k], uppers[row, k]
-                    kept += 1
-            if kept == _KEPT:
-                return _KEPT + 1
-        codes[row, kept], uppers[row, kept] = first + i, upper
-        kept += 1
+        for i in range(begin, end):
+            score = _score(scores[row, i], narrow)
+            upper = score + rounding * abs(score) + error
+            if upper < lower:
+                continue
+            if kept == _KEPT:  # forget those that have lost by now
+                kept = 0
+                for k in range(_KEPT):
+                    if uppers[row, k] >= lower:
+                        codes[row, kept], uppers[row, kept] = codes[row, k], uppers[row, k]
+                        kept += 1
+                if kept == _KEPT:
+                    return _KEPT + 1
+            codes[row, kept], uppers[row, kept] = first + i, upper
+            kept += 1
     return kept
 
 
@@ -322,7 +352,7 @@ def _scan(begin, end, scores, first, reach, relative, absolute, rounding, length
             if best[block] + rounding * abs(best[block]) + error[block] >= lower[row] and kept[row] <= _KEPT:
                 start, stop = block * _BLOCK, min((block + 1) * _BLOCK, scores.shape[1])
                 kept[row] = _keep(
-                    scores, row, start, stop, first, error[block], rounding, narrow, lower[row], kept[row], codes, uppers
+                    scores, row, start, stop, first, error[block], rounding, mask, lower[row], kept[row], codes, uppers
                 )
 
 

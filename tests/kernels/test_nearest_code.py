@@ -185,7 +185,7 @@ def test_no_buffer_of_rows_by_codes(narrow):
         arrays = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert max(sizes) == (8 if narrow else 2) * 2**20, "a tile of scores; all scores would be 128 or 256 MB"
+    assert max(sizes) == (8 if narrow else 16) * 2**20, "where tiles of scores lie; all scores would be 128 or 256 MB"
     assert arrays < 8e6
 
 
