@@ -2,15 +2,18 @@
 
 Rivals: torch as people write it ("eager"), the same compiled by Inductor ("compiled"), torch.cdist + argmin, flash-kmeans'
 assignment kernel, vector-quantize-pytorch's SimVQ, torchaudio's MelSpectrogram; each of the last three where it is installed.
-Times are medians of CUDA events over many runs, the second-level cache emptied before each (`triton.testing.do_bench`).
-`bytes` is the least traffic, every input read and every output written once; shares are of what a large copy and a large
-product reach on the same card in the same process.
+`..._ms` is the median time on the device: events around the call, which is enqueued while the device still sleeps, after the
+second-level cache was emptied. `..._host_us` is the time that enqueuing the call takes Python. `bytes` is the least traffic,
+every input read and every output written once; shares are of what a large copy and a large product reach on the same card in
+the same process.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 
 import pytest
 import torch
@@ -37,11 +40,32 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 ROWS, CODES = 65_536, 32_768
 
 
-def milliseconds(function: Callable[[], object]) -> float:
+def milliseconds(function: Callable[[], object], runs: int = 15) -> float:
     """Median time on the device."""
-    from triton.testing import do_bench
+    flushed = torch.empty(2**26, dtype=torch.int32, device="cuda")
+    function(), function()
+    times = []
+    for _ in range(runs):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flushed.zero_()
+        torch.cuda._sleep(4_000_000)  # about 2 ms
+        start.record()
+        function()
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop))
+    return median(times)
 
-    return do_bench(function, warmup=20, rep=80, return_mode="median")
+
+def host_microseconds(function: Callable[[], object], runs: int = 15) -> float:
+    """Median time until the call has been enqueued."""
+    times = []
+    for _ in range(runs):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        times.append(1e6 * (time.perf_counter() - start))
+    return median(times)
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +96,15 @@ def record(
     """Put down the times of ours and of every rival, rates and shares of the peaks, and let the benchmark time ours."""
     benchmark.group, info = group, benchmark.extra_info
     info["card"] = torch.cuda.get_device_name()
-    info["ours_ms"] = time = milliseconds(ours)
-    for name, rival in rivals.items():
-        info[f"{name}_ms"] = milliseconds(rival)
-        info[f"{name}_over_ours"] = info[f"{name}_ms"] / time
+    for name, rival in {"ours": ours, **rivals}.items():
+        info[f"{name}_ms"], info[f"{name}_host_us"] = milliseconds(rival), host_microseconds(rival)
+        info[f"{name}_over_ours"] = info[f"{name}_ms"] / info["ours_ms"]
+    elapsed = info["ours_ms"]
     if moved:
-        info["bytes"], info["gbytes_s"] = moved, 1e-6 * moved / time
+        info["bytes"], info["gbytes_s"] = moved, 1e-6 * moved / elapsed
         info["of_copy_peak"] = info["gbytes_s"] / peaks["copy_gbytes_s"]
     if flops:
-        info["tflops"] = 1e-9 * flops / time
+        info["tflops"] = 1e-9 * flops / elapsed
         info["of_float16_peak"] = info["tflops"] / peaks["float16_tflops"]
 
     def once() -> None:
@@ -209,18 +233,22 @@ def bench_simvq(benchmark, peaks):
     z = (0.3 * torch.randn(16_384, 128, device="cuda")).requires_grad_()
     weight, table = module.code_transform.weight, module.frozen_codebook
 
+    def after_search(indices: Tensor) -> tuple[Tensor, ...]:
+        out = simvq_loss(z, indices, table, weight, None, 0.25)
+        return torch.autograd.grad(out.quantized.square().sum() + out.commitment + out.codebook, (z, weight))
+
     def ours() -> tuple[Tensor, ...]:
         with torch.no_grad():
             indices = nearest_code(z, module.codebook)
-        out = simvq_loss(z, indices, table, weight, None, 0.25)
-        return torch.autograd.grad(out.quantized.square().sum() + out.commitment + out.codebook, (z, weight))
+        return after_search(indices)
 
     def theirs() -> tuple[Tensor, ...]:
         quantized, _, loss = module(z[None])
         return torch.autograd.grad(quantized.square().sum() + loss, (z, weight))
 
-    for mine, other in zip(ours(), theirs(), strict=True):
-        assert (mine - other).norm() < 1e-2 * other.norm()  # a few near ties differ: cdist is float32
+    # Their search is float32, so a few near ties differ: gradients are compared at their indices.
+    for mine, other in zip(after_search(module(z[None])[1].flatten()), theirs(), strict=True):
+        assert (mine - other).norm() < 1e-3 * other.norm()
     for name, function in (("ours", ours), ("peer", theirs)):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -11,6 +11,7 @@ The order, from public measurements on each architecture (transformers #48163; t
     sm_100  FlashAttention 4, cuDNN, SDPA            sm_80, 86, 89, 120  FlashAttention 2, SDPA, xformers
     sm_90   FlashAttention 3, cuDNN, FlashAttention 2, SDPA             others and CPU       SDPA
 
+A ragged batch that none of the packages takes goes to the packed attention that torch itself carries ("varlen", torch 2.11).
 float32 is never narrowed: it goes to SDPA.
 """
 
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -138,6 +141,22 @@ def _flash2(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scal
     return _flash(_module("flash_attn"), q, k, v, lengths, scale)
 
 
+def _why_not_varlen(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
+    if lengths is None:
+        return "needs lengths; SDPA takes a dense batch"
+    reason = _why_not_tensor_cores(q, (8, 9, 10, 12))
+    if reason or not installed("torch.nn.attention.varlen"):
+        return reason or "needs torch.nn.attention.varlen of torch 2.11; this torch is older"
+    named = "scale" in inspect.signature(_module("torch.nn.attention.varlen").varlen_attn).parameters
+    return None if named else "needs a varlen_attn that takes a scale, of torch 2.11; this torch is older"
+
+
+@attention.register("varlen", unless=_why_not_varlen)
+def _varlen(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
+    attend = _module("torch.nn.attention.varlen").varlen_attn
+    return _packed(lambda q, k, v, bounds, size: attend(q, k, v, bounds, bounds, size, size, scale=scale), q, k, v, lengths)
+
+
 def _why_not_sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
     if lengths is None:
         return None
@@ -187,13 +206,26 @@ def _sdpa_dense(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
 
 
 def _flash(module: ModuleType, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float | None) -> Tensor:
-    """Call FlashAttention 2, 3 or 4: dense, or packed by cumulated lengths.
+    """Call FlashAttention 2, 3 or 4: dense, or packed by cumulated lengths."""
+    if lengths is None:
+        return _first(module.flash_attn_func(q, k, v, softmax_scale=scale))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, size: int) -> Tensor:
+        return _first(
+            module.flash_attn_varlen_func(
+                q, k, v, cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=size, max_seqlen_k=size, softmax_scale=scale
+            )
+        )
+
+    return _packed(attend, q, k, v, lengths)
+
+
+def _packed(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    """Attend within items laid one behind the other: attend(q, k, v (B * S, H, D), bounds (B + 1,) int32, S) -> like q.
 
     The packed tensors keep B * S rows, of which only the first sum(lengths) are described by the cumulated lengths, and the
     longest item is said to have S frames: so nothing waits for the device to tell the lengths.
     """
-    if lengths is None:
-        return _first(module.flash_attn_func(q, k, v, softmax_scale=scale))
     batch, size = q.shape[:2]
     ends = lengths.to(torch.int32).cumsum(0, dtype=torch.int32)
     bounds = F.pad(ends, (1, 0))  # (B + 1,)
@@ -202,12 +234,7 @@ def _flash(module: ModuleType, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor 
     source = (item * size + row - bounds[item]).clamp(max=batch * size - 1)
     # Rows behind the last item are zero, and so is the gradient that comes back for them: the kernels leave it unwritten.
     beyond = (row >= ends[-1])[:, None, None]
-    packed = _first(
-        module.flash_attn_varlen_func(
-            *(x.flatten(0, 1)[source].masked_fill(beyond, 0) for x in (q, k, v)),
-            cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=size, max_seqlen_k=size, softmax_scale=scale,
-        )
-    )  # fmt: skip
+    packed = attend(*(x.flatten(0, 1)[source].masked_fill(beyond, 0) for x in (q, k, v)), bounds, size)
     frame = torch.arange(size, device=q.device)
     back = (bounds[:-1, None] + frame).clamp(max=batch * size - 1)  # (B, S)
     return packed[back].masked_fill((frame >= lengths[:, None])[:, :, None, None], 0)

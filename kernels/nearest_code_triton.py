@@ -18,9 +18,10 @@ measured on V100 to H100 (Fasi et al., "Numerical behavior of NVIDIA tensor core
 arXiv 2509.07670). `_error` adds these up: |s - S| <= E(|c|), which grows with |c|.
 
 Proof that the winner is kept. Let m_g be a group's largest s and r_g its longest code. `lower` = max m_g - E(r_g) is a lower
-bound of the best S. The winner's group has m_g + E(r_g) >= S >= lower; all groups that do are measured: first in float32,
-direct differences with relative error below (D + 8) 2^-22, then every code within that of the least in float64, in the order
-of summation that nearest_code.py lays down. A row whose scale leaves fp16 has `lower` = -inf and sees the whole codebook.
+bound of the best S. The winner's group has m_g + E(r_g) >= S >= lower. The scores of all groups that do are computed again,
+from the same fp16 numbers but added in float32, for which E holds as well; `lower` rises to the largest s - E(r_g) there, and
+every code with s + E(r_g) >= lower is measured in float64, in the order of summation that nearest_code.py lays down. A row
+whose scale leaves fp16 has `lower` = -inf, and the whole codebook is measured.
 
 Sources of ideas: flash-kmeans (arXiv 2603.09229) streams tiles of codes past resident rows; that kernel tracks the index in
 the loop, at 8.6 instructions for each (row, code) pair.
@@ -39,6 +40,9 @@ from .report import Compilable
 
 _NORMS = 16  # columns of the norm: three are used, a tensor core takes 16
 _WORKSPACE = 1 << 23  # group maxima in flight: 32 MB, which stays in the second-level cache of an H100
+_ELEMENTS = 2048  # scaled by a program of `_scale_rows`
+_DEPTH = 32  # columns of a group's codes that `_decide` reads at a time
+_DECIDE_WARPS = 1  # its many small reductions then need no barrier
 _PROGRAMS = 264  # coarse programs that fill a GPU twice over (H100: 132 SMs); fewer rows split the codebook
 
 
@@ -158,9 +162,11 @@ def _search_rows(
     scale, length = torch.empty(2, padded, device=z.device)
     best = torch.empty(padded, groups, device=z.device)
     share = -(-steps // min(steps, -(-_PROGRAMS // programs)))
-    _scale_rows[(padded,)](
+    vector = triton.next_power_of_2(blocks.columns)
+    together = max(1, min(blocks.rows, _ELEMENTS // vector))
+    _scale_rows[(padded // together,)](
         z, frame, rows, row_norms, scale, length, *z.stride(), count, width,
-        P=blocks.columns, VECTOR=triton.next_power_of_2(blocks.columns), num_warps=1,
+        P=blocks.columns, ROWS=together, VECTOR=vector, num_warps=4,
     )  # fmt: skip
     _coarse[(programs, -(-steps // share))](
         rows, row_norms, tiles, norms, best, groups, share, steps,
@@ -169,35 +175,36 @@ def _search_rows(
     )  # fmt: skip
     # No fused multiply-add: the exact distance has the same bits as on a CPU.
     _decide[(count,)](
-        z, codes, frame, best, peak, scale, length, index, examined, *z.stride(), width, len(codes), groups,
-        P=blocks.columns, GROUP=blocks.group, FAST=fast, num_warps=2, enable_fp_fusion=False,
+        z, codes, rows, tiles, norms, best, peak, scale, length, index, examined, *z.stride(), width, len(codes), groups,
+        P=blocks.columns, DEPTH=min(blocks.columns, _DEPTH), GROUP=blocks.group, QUAD=blocks.quad, FAST=fast,
+        num_warps=_DECIDE_WARPS, enable_fp_fusion=False,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["count"])
 def _scale_rows(
     z_ptr, frame_ptr, rows_ptr, norms_ptr, scale_ptr, length_ptr, stride_row, stride_column, count, width,
-    P: tl.constexpr, VECTOR: tl.constexpr,
+    P: tl.constexpr, ROWS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """One row in fp16: scale t, or 0 if the row is out of range (its fp16 form is 0), or -1 if it is not finite."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, VECTOR)
-    inside = column < tl.where(row < count, width, 0)
-    z = tl.load(z_ptr + row * stride_row + column.to(tl.int64) * stride_column, mask=inside, other=0.0).to(tl.float32)
-    mean = tl.load(frame_ptr + column, mask=inside, other=0.0)
-    finite = tl.max((tl.abs(z) < float("inf")).to(tl.int32) ^ 1, 0) == 0
-    x = (z - mean) * tl.load(frame_ptr + width)
-    fits = tl.max((tl.abs(x) < float("inf")).to(tl.int32) ^ 1, 0) == 0
-    largest = tl.max(tl.where(tl.abs(x) < float("inf"), tl.abs(x), 0.0), 0)
+    """Rows in fp16: scale t, or 0 if a row is out of range (its fp16 form is 0), or -1 if it is not finite."""
+    row, column = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, VECTOR)
+    inside = (row < count)[:, None] & (column < width)[None, :]
+    z_ptr += row[:, None] * stride_row + column.to(tl.int64)[None, :] * stride_column
+    z = tl.load(z_ptr, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.load(frame_ptr + column, mask=column < width, other=0.0)
+    finite = tl.max((tl.abs(z) < float("inf")).to(tl.int32) ^ 1, 1) == 0
+    x = tl.where(inside, (z - mean[None, :]) * tl.load(frame_ptr + width), 0.0)
+    fits = tl.max((tl.abs(x) < float("inf")).to(tl.int32) ^ 1, 1) == 0
+    largest = tl.max(tl.where(tl.abs(x) < float("inf"), tl.abs(x), 0.0), 1)
     exponent = tl.maximum((largest.to(tl.int32, bitcast=True) >> 23) - 126, 3)  # largest < 2^exponent
     fits = fits & (exponent <= 27)  # t >= 2^-24 is a number in fp16
     t = tl.where(fits, ((130 - exponent) << 23).to(tl.float32, bitcast=True), 1.0)
-    x = tl.where(fits, x * t, 0.0)
-    tl.store(rows_ptr + row * P + column, x.to(tl.float16), mask=column < P)
+    x = tl.where(fits[:, None], x * t[:, None], 0.0)
+    tl.store(rows_ptr + row[:, None] * P + column[None, :], x.to(tl.float16), mask=(column < P)[None, :])
     part = tl.arange(0, 16)
-    tl.store(norms_ptr + row * 16 + part, tl.where(part < 3, t, 0.0).to(tl.float16))
+    tl.store(norms_ptr + row[:, None] * 16 + part[None, :], tl.where((part < 3)[None, :], t[:, None], 0.0).to(tl.float16))
     tl.store(scale_ptr + row, tl.where(finite, tl.where(fits, t, 0.0), -1.0))
-    tl.store(length_ptr + row, tl.sqrt(tl.sum(x * x, 0)))
+    tl.store(length_ptr + row, tl.sqrt(tl.sum(x * x, 1)))
 
 
 @triton.jit(do_not_specialize=["share"])
@@ -265,9 +272,9 @@ def _exact(z_ptr, code_ptr, stride_column, width):
 
 @triton.jit
 def _decide(
-    z_ptr, codes_ptr, frame_ptr, best_ptr, peak_ptr, scale_ptr, length_ptr, index_ptr, examined_ptr,
+    z_ptr, codes_ptr, rows_ptr, tiles_ptr, norms_ptr, best_ptr, peak_ptr, scale_ptr, length_ptr, index_ptr, examined_ptr,
     stride_row, stride_column, width, size, groups,
-    P: tl.constexpr, GROUP: tl.constexpr, FAST: tl.constexpr,
+    P: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, QUAD: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """One row: measure the groups within the bound, in order, and keep the lowest of the nearest codes."""
     row = tl.program_id(0).to(tl.int64)
@@ -287,11 +294,10 @@ def _decide(
         lower = tl.where(scale > 0, lower, float("-inf"))
     lower = tl.where(scale < 0, float("inf"), lower)  # not finite: no group is measured
 
-    nearest, winner = tl.full((), float("inf"), tl.float32), tl.full((), 0, tl.int64)
+    winner, top = tl.full((), 0, tl.int64), tl.full((), float("-inf"), tl.float32)
     least, examined = tl.full((), float("inf"), tl.float64), tl.full((), 0, tl.int32)
-    factor = tl.load(frame_ptr + width)
-    slack = 1.0 + (width + 8) * 2.0**-22
-    member, depth = tl.arange(0, GROUP), tl.arange(0, 32)
+    t = tl.where(scale > 0, scale, 1.0)
+    member, depth = tl.arange(0, GROUP), tl.arange(0, DEPTH)
     for start in range(0, groups, 512):
         here = start + many < groups
         best = tl.load(best_ptr + start + many, mask=here, other=float("-inf"))
@@ -305,29 +311,32 @@ def _decide(
             group = tl.min(tl.where(open_ > 0, many, 512), 0)
             open_ = tl.where(many == group, 0, open_)
             left -= 1
-            code = (start + group).to(tl.int64) * GROUP + member
-            distance = tl.zeros((GROUP,), tl.float32)
-            for column in range(0, width, 32):
-                inside = column + depth < width
-                z = tl.load(z_ptr + (column + depth).to(tl.int64) * stride_column, mask=inside, other=0.0).to(tl.float32)
-                pointer = codes_ptr + code[:, None] * width + (column + depth)[None, :]
-                c = tl.load(pointer, mask=inside[None, :] & (code < size)[:, None], other=0.0)
-                difference = (z[None, :] - c) * factor
-                distance += tl.sum(difference * difference, 1)
-            distance = tl.where(code < size, distance, float("inf"))
-            closest = tl.min(distance, 0)
+            first = (start + group).to(tl.int64) * GROUP
+            place = first + member
+            if QUAD:  # see `_tiled`
+                place = first // (4 * GROUP) * (4 * GROUP) + member // 2 * 8 + (start + group) % 4 * 2 + member % 2
+            scores = tl.zeros((GROUP,), tl.float32)
+            for column in range(0, P, DEPTH):
+                z = tl.load(rows_ptr + row * P + column + depth).to(tl.float32)
+                c = tl.load(tiles_ptr + place[:, None] * P + (column + depth)[None, :]).to(tl.float32)
+                scores += tl.sum(z[None, :] * c, 1)
+            for part in tl.static_range(3):
+                scores += t * tl.load(norms_ptr + place * 16 + part).to(tl.float32)
             if FAST:
-                winner = tl.where(closest < nearest, tl.min(tl.where(distance == closest, code, size), 0), winner)
-                nearest = tl.minimum(nearest, closest)
+                here_top = tl.max(scores, 0)
+                offset = tl.min(tl.where(scores == here_top, member, GROUP), 0)
+                winner = tl.where(here_top > top, first + offset, winner)
+                top = tl.maximum(top, here_top)
             else:
-                nearest = tl.minimum(nearest, closest)
-                near = ((distance <= nearest * slack + 2.0**-110) & (code < size)).to(tl.int32)
+                error = _error(length, tl.load(peak_ptr + start + group), scale, P)
+                lower = tl.where(scale > 0, tl.maximum(lower, tl.max(scores, 0) - error), lower)
+                near = ((first + member < size) & (scores + error >= lower)).to(tl.int32)
                 candidates = tl.sum(near, 0)
                 while candidates > 0:
                     offset = tl.min(tl.where(near > 0, member, GROUP), 0)
                     near = tl.where(member == offset, 0, near)
                     candidates -= 1
-                    one = (start + group).to(tl.int64) * GROUP + offset
+                    one = first + offset
                     exact = _exact(z_ptr, codes_ptr + one * width, stride_column, width)
                     winner = tl.where(exact < least, one, winner)  # codes come in order: an equal one has a higher index
                     least = tl.minimum(least, exact)
@@ -373,21 +382,25 @@ def _coarse_compilable(rows: int, size: int, width: int, capability: int) -> Com
 
 def _decide_compilable(rows: int, size: int, width: int, capability: int) -> Compilable:
     blocks = plan(width, capability)
-    floats = ("z_ptr", "codes_ptr", "frame_ptr", "best_ptr", "peak_ptr", "scale_ptr", "length_ptr")
+    floats = ("z_ptr", "codes_ptr", "best_ptr", "peak_ptr", "scale_ptr", "length_ptr")
+    halves = ("rows_ptr", "tiles_ptr", "norms_ptr")
     integers = ("stride_row", "stride_column", "width", "size", "groups")
     return Compilable(
         name=f"decide d={width}",
         op="nearest_code",
         kernel=_decide,
         signature={
-            **dict.fromkeys(floats, "*fp32"), "index_ptr": "*i64", "examined_ptr": "*i32", **dict.fromkeys(integers, "i32")
+            **dict.fromkeys(floats, "*fp32"), **dict.fromkeys(halves, "*fp16"),
+            "index_ptr": "*i64", "examined_ptr": "*i32", **dict.fromkeys(integers, "i32"),
         },
-        constexprs={"P": blocks.columns, "GROUP": blocks.group, "FAST": False},
-        num_warps=2,
+        constexprs={
+            "P": blocks.columns, "DEPTH": min(blocks.columns, _DEPTH), "GROUP": blocks.group, "QUAD": blocks.quad, "FAST": False
+        },
+        num_warps=_DECIDE_WARPS,
         num_stages=3,
         units=rows * blocks.group * width,
-        units_per_iteration=32 * blocks.group / 64,
-        bytes_moved=4 * rows * (width + size / blocks.group) + 4 * size * width,
+        units_per_iteration=min(blocks.columns, _DEPTH) * blocks.group / (32 * _DECIDE_WARPS),
+        bytes_moved=rows * (6 * width + 4 * size / blocks.group) + 6 * size * width,
         problem=f"{rows} x {size} x {width} fp32",
         capabilities=(capability,),
         aligned=("width", "size", "groups", "stride_row"),

@@ -137,6 +137,47 @@ def test_flash_adapters_equal_the_reference_forward_and_backward(module, fake, l
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("scale", [None, 0.2])
+def test_torch_s_packed_attention_is_called_as_its_signature_demands(module, monkeypatch, scale):
+    """The real function's signature; only the CUDA kernel behind it is replaced."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="this torch has no packed attention of its own")
+    real, tensors, lengths = inspect.signature(varlen.varlen_attn), inputs(), torch.tensor([7, 3, 1, 5])
+    if "scale" not in real.parameters:
+        pytest.skip("this torch's packed attention takes no scale")
+
+    def fake(*args, **kwargs):
+        bound = real.bind(*args, **kwargs)
+        bound.apply_defaults()
+        names = ("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "scale", "window_size")
+        q, k, v, bounds, other, max_q, max_k, factor, window = (bound.arguments[name] for name in names)
+        check_packing(q, bounds, other, max_q, max_k)
+        assert tuple(window) == (-1, -1)
+        return Packed.apply(q, k, v, bounds, factor)
+
+    monkeypatch.setattr(varlen, "varlen_attn", fake)
+    got, expected = module._varlen(*tensors, lengths, scale), op.reference(*tensors, lengths, scale)
+    torch.testing.assert_close(got, expected)
+    up = torch.randn_like(got)
+    for mine, theirs in zip(*(torch.autograd.grad(o, tensors, up) for o in (got, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none is here")
+@pytest.mark.parametrize("lengths", [None, [70, 33, 1, 5]], ids=str)
+def test_gpu_backends_equal_the_reference(lengths):
+    tensors = [torch.randn(4, 70, 3, 64, device="cuda", dtype=torch.float16, requires_grad=True) for _ in range(3)]
+    lengths = None if lengths is None else torch.tensor(lengths, device="cuda")
+    up, expected = torch.randn_like(tensors[0]), attention.reference(*tensors, lengths)
+    wanted, reasons = torch.autograd.grad(expected, tensors, up), attention.explain(*tensors, lengths)
+    running = [name for name, reason in reasons.items() if reason is None]
+    assert running[0] != "reference"
+    for name in running:
+        got = attention.run(name, *tensors, lengths)
+        torch.testing.assert_close(got, expected, rtol=1e-2, atol=2e-3)
+        for mine, theirs in zip(torch.autograd.grad(got, tensors, up), wanted, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=5e-3)
+
+
 @pytest.mark.parametrize("lengths", LENGTHS[1:], ids=str)
 def test_sdpa_by_length_equals_the_reference(lengths):
     tensors = inputs()
@@ -190,11 +231,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("device", "dtype", "width", "major", "reason"), CASES)
-@pytest.mark.parametrize("backend", ["flash4", "flash3", "flash2", "cudnn", "xformers"])
+@pytest.mark.parametrize("backend", ["flash4", "flash3", "flash2", "cudnn", "varlen", "xformers"])
 def test_gpu_backends_refuse_with_a_reason(module, monkeypatch, backend, device, dtype, width, major, reason):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 0))
     q = Described(torch.device(device), dtype, (2, 16, 4, width))
-    assert reason in getattr(module, f"_why_not_{backend}")(q, q, q)
+    lengths = torch.tensor([3, 4]) if backend == "varlen" else None
+    assert reason in getattr(module, f"_why_not_{backend}")(q, q, q, lengths)
 
 
 @pytest.mark.parametrize(
