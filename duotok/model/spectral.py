@@ -84,8 +84,8 @@ def istft(spectrum: Tensor, n_fft: int, hop_length: int) -> Tensor:
     window = torch.hann_window(n_fft, device=spectrum.device)
     frames = torch.fft.irfft(spectrum, n=n_fft) * (window * window.sum())
     weights = window.square().expand(1, num_frames, n_fft)
-    added, weight = (_overlap_add(parts, hop_length) for parts in (frames, weights))
-    return (added / weight)[:, overhang : added.shape[1] - overhang]
+    whole = slice(overhang, overhang + num_frames * hop_length)  # the very ends are in no window: 0 / 0
+    return _overlap_add(frames, hop_length)[:, whole] / _overlap_add(weights, hop_length)[:, whole]
 
 
 def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
