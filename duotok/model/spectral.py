@@ -48,7 +48,15 @@ class SpectralConfig:
 
     def __post_init__(self) -> None:
         hop, inner, n_fft = self.hop_length, self.stft_hop_length, self.n_fft
-        if inner < 1 or hop < 1 or hop % inner or n_fft < inner or n_fft % 2 or (n_fft - inner) % 2 or self.kernel_size % 2 == 0:
+        if (
+            inner < 1
+            or hop < 1
+            or hop % inner
+            or n_fft < inner
+            or n_fft % 2
+            or (n_fft - inner) % 2
+            or self.kernel_size % 2 == 0
+        ):
             raise ValueError(
                 "expected hop_length a multiple of stft_hop_length, n_fft and n_fft - stft_hop_length even, and an odd "
                 f"kernel_size; got {hop}, {inner}, {n_fft} and {self.kernel_size}; change them"
