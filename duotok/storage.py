@@ -45,6 +45,14 @@ def write(
     write_atomically(folder / FINGERPRINT, f"{fingerprint}\n".encode())
 
 
+def copy(source: Path, folder: Path) -> None:
+    """Copy a checkpoint's three files into another folder, or leave them where they are."""
+    make_folder(folder)
+    if not folder.samefile(source):
+        for name in (WEIGHTS, CONFIG, FINGERPRINT):
+            write_atomically(folder / name, (source / name).read_bytes())
+
+
 def fingerprint(config: object, state: Mapping[str, Tensor]) -> str:
     """Compute sha256 over a configuration (a dataclass) and weights (...) by name, their dtypes included."""
     digest = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode())
