@@ -22,7 +22,13 @@ LAYERS = {
     "storage": ({"config", "files"}, {"torch", "yaml", "safetensors", "huggingface_hub"}),
     "windows": ({"audio"}, {"numpy"}),
     "stream": ({"windows"}, {"numpy", "torch"}),
-    "tokenizer": ({"model", "config", "storage", "stream", "windows"}, {"numpy", "torch", "huggingface_hub"}),
+    "autoencoder": ({"model", "config", "storage"}, {"torch"}),
+    "codes": (set(), {"torch"}),
+    "decoder": ({"model", "config", "storage", "autoencoder", "codes"}, {"torch", "einops"}),
+    "tokenizer": (
+        {"model", "config", "storage", "stream", "windows", "codes", "decoder"},
+        {"numpy", "torch", "huggingface_hub"},
+    ),
     "corpus": (
         {
             "kernels",
@@ -45,7 +51,20 @@ LAYERS = {
         {"numpy", "soundfile"},
     ),
     "training": (
-        {"kernels", "model", "config", "files", "storage", "lyrics", "windows", "tokenizer", "dataset", "training"},
+        {
+            "kernels",
+            "model",
+            "config",
+            "files",
+            "storage",
+            "lyrics",
+            "windows",
+            "tokenizer",
+            "decoder",
+            "autoencoder",
+            "dataset",
+            "training",
+        },
         {"numpy", "torch", "accelerate", "safetensors"},
     ),
     "evaluation": ({"kernels", "model", "lyrics", "tokenizer", "dataset", "evaluation"}, {"numpy", "torch"}),
