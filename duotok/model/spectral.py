@@ -3,8 +3,8 @@
     wave (B, C, T * hop) -> STFT, compressed -> patches of R frames -> blocks over T -> (B, T, 2D)
     latents (B, T, D) -> blocks over T -> patches of R frames -> inverse STFT -> wave (B, C, T * hop)
 
-Everything between the transforms runs at the rate of the latents, R spectral frames to each. The idea of blocks at one rate and a
-Fourier transform as the last layer is that of Vocos (Siuzdak, arXiv 2306.00814), of the blocks ConvNeXt's (Liu et al., arXiv
+Everything between the transforms runs at the rate of the latents, R spectral frames to each. Blocks at one rate and a Fourier
+transform behind them are the idea of Vocos (Siuzdak, arXiv 2306.00814), the blocks are ConvNeXt's (Liu et al., arXiv
 2201.03545). Frames hang over their hop equally on both sides, so T * R of them belong to T * hop samples exactly.
 """
 
