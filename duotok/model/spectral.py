@@ -171,6 +171,8 @@ class SpectralDecoder(nn.Module):
         self.config, self.channels = config, channels
         self.blocks = Blocks(config, latent_dim, config.decoder_blocks)
         self.leave = nn.Linear(config.width, channels * _patch(config))
+        nn.init.normal_(self.leave.weight, std=0.1 * config.width**-0.5)  # begin near the level of quiet music
+        nn.init.zeros_(self.leave.bias)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode latents (B, T, D) to waves (B, C, T * hop_length)."""

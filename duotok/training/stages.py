@@ -98,8 +98,8 @@ def read_state(path: Path, stage: int | str) -> dict[str, Tensor]:
 def export(run: Path, folder: Path) -> DuoTok | Autoencoder:
     """Make a tokenizer of a run of stage 3: averaged weights where there are some, effective codes, and how it was trained.
 
-    A run of stage 4 gives the tokenizer it was trained with, with the decoder added, see `export_decoder`; one of an autoencoder
-    gives the autoencoder, as does the published checkpoint of the ear-VAE.
+    A run of stage 4 gives the tokenizer it was trained with, with the decoder added, see `export_decoder`. A run of an
+    autoencoder gives the autoencoder, as does the published checkpoint of the ear-VAE.
 
     Args:
         run: folder that was trained in, or the published checkpoint.
