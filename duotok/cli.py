@@ -20,7 +20,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import cli_corpus, cli_evaluate, cli_train
+from . import cli_corpus, cli_decode, cli_evaluate, cli_train
+from .cli_text import line
 
 if TYPE_CHECKING:
     from .corpus.store import RunReport
@@ -30,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 cli_train.register(app)
+cli_decode.register(app)
 app.add_typer(cli_corpus.app, name="corpus")
 app.add_typer(cli_evaluate.app, name="evaluate")
 _SONGS_HELP = "Audio files, folders, or .jsonl manifests. Stems are paired by name: X_vocals.wav with X_accompaniment.wav."
@@ -43,7 +45,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("DUOTOK_DEBUG"):
             raise
-        _err.print(f"error: {_line(error)}")
+        _err.print(f"error: {line(error)}")
         sys.exit(1 if isinstance(error, OSError) else 2)
 
 
@@ -100,8 +102,8 @@ def _report(run: Path) -> None:
     report = summarize(run)
     for failure in read_failures(run):
         song = f"{failure['id']}: {failure['stage']}: {failure['reason']}: {failure['message']}"
-        _err.print(f"refused: {_line(song)}")
-    _out.print(f"{_totals(report)} in {_line(run / 'data')}")
+        _err.print(f"refused: {line(song)}")
+    _out.print(f"{_totals(report)} in {line(run / 'data')}")
     if report.num_failed:
         raise typer.Exit(3)
 
@@ -109,11 +111,6 @@ def _report(run: Path) -> None:
 def _totals(report: RunReport) -> str:
     songs = "1 song" if report.num_songs == 1 else f"{report.num_songs} songs"
     return f"{songs}, {report.hours:.4f} hours of audio, {report.num_codes} codes, {report.num_failed} refused"
-
-
-def _line(text: object) -> str:
-    """Make one printable line of anything: song names and messages are not ours."""
-    return escape("".join(char if char.isprintable() else " " for char in " ".join(str(text).split())))
 
 
 class _SongProgress:
@@ -148,7 +145,7 @@ def verify(run: Annotated[Path, typer.Argument(help="Folder that tokenize wrote.
 
     report = check(run)
     for problem in report.problems:
-        _err.print(f"problem: {_line(problem)}")
+        _err.print(f"problem: {line(problem)}")
     _out.print(f"{_totals(report)}, {report.num_missing} missing, {len(report.problems)} problems")
     if report.problems:
         raise typer.Exit(1)

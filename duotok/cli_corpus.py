@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .cli_text import line
 
 app = typer.Typer(
     help="Training corpora: build one, index songs of your own, separate mixtures.",
@@ -52,7 +53,7 @@ def index(
     with _SongBar() as bar:
         report = write_index(source, out, workers, bar.show)
     for remark in report.remarks:
-        _err.print(f"note: {_line(remark)}")
+        _err.print(f"note: {line(remark)}")
     _finish(report.problems, f"{report.num_songs} songs, {report.duration_s / 60:.1f} minutes in {out}")
 
 
@@ -80,15 +81,10 @@ def stems(
 def _finish(problems: tuple[str, ...], summary: str) -> None:
     """Print what was left out and what was done; leave with 3 if anything was left out."""
     for problem in problems:
-        _err.print(f"left out: {_line(problem)}")
-    _out.print(f"{_line(summary)}, {len(problems)} left out")
+        _err.print(f"left out: {line(problem)}")
+    _out.print(f"{line(summary)}, {len(problems)} left out")
     if problems:
         raise typer.Exit(3)
-
-
-def _line(text: object) -> str:
-    """Make one printable line of anything: song names and messages are not ours."""
-    return escape("".join(char if char.isprintable() else " " for char in " ".join(str(text).split())))
 
 
 class _SongBar:

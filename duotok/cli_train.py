@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from .dataset.songs import Songs
-    from .training.stage import Stage, StageConfig
+    from .training.stage import CropConfig, CropTask
 
 _out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -24,22 +26,30 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A .yaml file, or stage1 to stage3, tiny/stage1 to tiny/stage3.")],
+    config: Annotated[str, typer.Argument(help="A .yaml file, or vae, stage1 to stage4, tiny/vae, tiny/stage1 ...")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.steps=100.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a stopped run goes on there.")] = ...,
     data: Annotated[Path | None, typer.Option(help="Manifest of the songs, .jsonl (data.manifest).")] = None,
-    init: Annotated[Path | None, typer.Option(help="Run of the stage before (or a tokenizer) to start from.")] = None,
-    export: Annotated[Path | None, typer.Option(help="After stage 3: folder for the tokenizer.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Run of the stage before, or what it exported, to start from.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Stage 4: whose codes are decoded (name, folder or hub id).")] = None,
+    autoencoder: Annotated[Path | None, typer.Option(help="Stage 4: its folder; default: the tokenizer's own.")] = None,
+    export: Annotated[Path | None, typer.Option(help="After stages 3, 4 and vae: folder for the result.")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the curves into the run's folder.")] = False,
 ) -> None:
-    """Train a stage of the tokenizer."""
+    """Train a stage of the tokenizer, or the autoencoder that stage 4 decodes through."""
+    from accelerate import PartialState
+
     from . import config as configuration
     from .files import make_folder, write_atomically
     from .training import checkpoint, loop, stages
 
-    changes = [*(overrides or ()), *([f"data.manifest={data}"] if data else [])]
+    given = {"data.manifest": data, "tokenizer": tokenizer, "autoencoder": autoencoder}
+    changes = [*(overrides or ()), *(f"{name}={value}" for name, value in given.items() if value is not None)]
     settings = stages.load_config(config, changes)
     stage = stages.make_stage(settings, _read_songs(settings))
+    stage.to(PartialState().device)  # what is fitted to the data is fitted there
+    with _song_bar("songs prepared") as show:
+        stage.prepare(show)
     if checkpoint.latest(out) is None:
         _start(stage, init)
     make_folder(out)
@@ -59,45 +69,56 @@ def train(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder in which stage 3 was trained.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tokenizer.")],
+    run: Annotated[Path, typer.Argument(help="Folder in which stage 3, 4 or vae was trained, or ear-VAE's published file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tokenizer or autoencoder.")],
 ) -> None:
-    """Make a tokenizer of a run of stage 3, for `duotok tokenize --tokenizer` and duotok.load."""
+    """Make a tokenizer of a run of stage 3, or of stage 4 one that decodes, for `--tokenizer` and duotok.load.
+
+    A run of vae, or the published checkpoint of the ear-VAE (.pyt), becomes an autoencoder for `--autoencoder`.
+    """
     _export(run, out)
 
 
-def _read_songs(settings: StageConfig) -> Songs:
+def _read_songs(settings: CropConfig) -> Songs:
     from .training import stages
 
-    with Progress(TextColumn("songs"), BarColumn(), MofNCompleteColumn(), console=_err, transient=True) as bar:
-        task = bar.add_task("songs")
-        songs = stages.read_songs(settings, lambda done, total: bar.update(task, completed=done, total=total))
+    with _song_bar("songs") as show:
+        songs = stages.read_songs(settings, show)
     for problem in songs.problems:
         _err.print(f"left out: {escape(' '.join(problem.split()))}")
     _err.print(f"{len(songs.train)} songs to train on, {len(songs.held_out)} held out, {len(songs.problems)} left out")
     return songs
 
 
-def _start(stage: Stage, init: Path | None) -> None:
-    from accelerate import PartialState
+@contextmanager
+def _song_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give what shows the songs done and their total on a bar that vanishes."""
+    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), console=_err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
+
+def _start(stage: CropTask, init: Path | None) -> None:
     from .training import stages
 
     if init is None and stage.config.stage == 3:
         raise ValueError("--init: expected a run of stage 2, whose front half stage 3 freezes; got none; name it")
     if init is None and stage.config.stage == 2:
         _err.print("note: no --init: stage 2 starts from random weights")
-    stage.to(PartialState().device)  # what is fitted to the data is fitted there
-    stage.start(stages.read_state(init) if init else None)
+    stage.start(stages.read_state(init, stage.config.stage) if init else None)
     if init:
         _err.print(f"started from {escape(str(init))}")
 
 
 def _export(run: Path, folder: Path) -> None:
+    from . import autoencoder
+    from .tokenizer import DuoTok
     from .training import stages
 
-    tokenizer = stages.export(run, folder)
-    _out.print(f"tokenizer {tokenizer.fingerprint[:16]} in {escape(str(folder))}")
+    made = stages.export(run, folder)
+    is_tokenizer = isinstance(made, DuoTok)
+    kind, mark = ("tokenizer", made.fingerprint) if is_tokenizer else ("autoencoder", autoencoder.fingerprint(made))
+    _out.print(f"{kind} {mark[:16]} in {escape(str(folder))}")
 
 
 def _numbers(values: dict[str, float]) -> str:

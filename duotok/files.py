@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -28,18 +30,32 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         WriteError: if the disk is full, or the folder cannot be written to.
     """
+    with whole_file(path, f"{len(data)} bytes") as temporary, temporary.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path, what: str) -> Iterator[Path]:
+    """Let a file be written under a temporary name; then fsync and rename it, or remove it if that failed.
+
+    Args:
+        path: of the file.
+        what: is written, for the error message.
+
+    Raises:
+        WriteError: if the disk is full, or the folder cannot be written to.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
+            yield temporary
+            with temporary.open("r+b") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(
-            f"{path}: expected to write {len(data)} bytes; got {error.strerror}; free space or choose another folder, "
+            f"{path}: expected to write {what}; got {error.strerror}; free space or choose another folder, "
             "then run the same command again"
         ) from error

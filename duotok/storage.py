@@ -1,12 +1,19 @@
-"""Checkpoints on disk and on the hub: config.yaml, model.safetensors and fingerprint.txt. Pickle is never read."""
+"""Checkpoints on disk and on the hub: config.yaml, model.safetensors and fingerprint.txt. Pickle is never read.
+
+A tokenizer's folder may hold two more of that form, `decoder/` and `autoencoder/`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+import torch
 import yaml
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -18,6 +25,7 @@ from . import config as configuration
 from .files import make_folder, write_atomically
 
 CONFIG, WEIGHTS, FINGERPRINT = "config.yaml", "model.safetensors", "fingerprint.txt"
+DECODER, AUTOENCODER = "decoder", "autoencoder"  # sub-folders of a tokenizer that can decode
 _PACKAGED = Path(__file__).parent / "checkpoints"
 T = TypeVar("T")
 
@@ -35,6 +43,39 @@ def write(
     write_atomically(folder / WEIGHTS, weights)
     write_atomically(folder / CONFIG, config.encode())
     write_atomically(folder / FINGERPRINT, f"{fingerprint}\n".encode())
+
+
+def copy(source: Path, folder: Path) -> None:
+    """Copy a checkpoint's three files into another folder, or leave them where they are."""
+    make_folder(folder)
+    if not folder.samefile(source):
+        for name in (WEIGHTS, CONFIG, FINGERPRINT):
+            write_atomically(folder / name, (source / name).read_bytes())
+
+
+def fingerprint(config: object, state: Mapping[str, Tensor]) -> str:
+    """Compute sha256 over a configuration (a dataclass) and weights (...) by name, their dtypes included."""
+    digest = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round float32 weights (...) to float16, as parts are stored whose numbers need not be exact to more."""
+    return {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in state.items()}
+
+
+def _identity(config: object) -> object:
+    """A configuration as plain values, without the keyword-only fields that hold their default.
+
+    Fields added to a configuration after a release are keyword-only, so that fingerprints made before still hold.
+    """
+    if not is_dataclass(config):
+        return config
+    named = [(f, getattr(config, f.name)) for f in fields(config)]
+    return {f.name: _identity(value) for f, value in named if not (f.kw_only and value == f.default)}
 
 
 def packaged() -> list[str]:
@@ -57,12 +98,20 @@ def find(name: str | Path, **options) -> Path:
             f"checkpoint: expected {', '.join(packaged())}, a folder, or a hub id owner/name; got {text!r}; correct the name"
         )
     try:
-        return Path(snapshot_download(text, allow_patterns=[CONFIG, WEIGHTS, FINGERPRINT], **options))
+        files = [
+            f"{folder}{name}" for folder in ("", f"{DECODER}/", f"{AUTOENCODER}/") for name in (CONFIG, WEIGHTS, FINGERPRINT)
+        ]
+        return Path(snapshot_download(text, allow_patterns=files, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"checkpoint {text!r}: expected a tokenizer on the hub; got {type(error).__name__}; "
             "check the name and the network, or pass a folder"
         ) from error
+
+
+def has_decoder(folder: Path | None) -> bool:
+    """Say whether a tokenizer's folder holds a decoder."""
+    return folder is not None and (folder / DECODER).is_dir()
 
 
 def read_config(folder: Path, cls: type[T], format_version: int) -> T:

@@ -1,4 +1,4 @@
-"""DuoTok: two waves in, two streams of codes out.
+"""DuoTok: two waves in, two streams of codes out, and back.
 
 Encoding is defined by canonical windows (windows.py), each computed in one fixed batch shape. Hence a stream, a file of
 three hours and a batch give the same codes, memory is flat, and second 1 never depends on second 200.
@@ -7,10 +7,8 @@ three hours and a batch give the same codes, memory is flat, and second 1 never 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,8 @@ from torch import Tensor, nn
 
 from . import config as configuration
 from . import storage
+from .codes import Codes
+from .decoder import Decoded, Decoder, Sampling, decode, load_decoder
 from .model.semantic import SemanticConfig, SemanticModel
 from .stream import EncodeStream, Wave
 from .windows import WindowPolicy, count_frames
@@ -45,32 +45,8 @@ class TokenizerConfig:
     model: SemanticConfig = field(default_factory=SemanticConfig)
 
 
-@dataclass(frozen=True)
-class Codes:
-    """Tokens of a batch of songs.
-
-    Attributes:
-        tensor: (B, 2, T) int64, vocals first; -1 beyond a song's own end.
-        lengths: (B,) int64 frames of each song.
-        frame_rate: codes per second and track.
-        fingerprint: of the tokenizer that made them.
-    """
-
-    tensor: Tensor
-    lengths: Tensor
-    frame_rate: int
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def __getitem__(self, item: int) -> Tensor:
-        """Return song `item` alone, (2, T) without padding."""
-        return self.tensor[item, :, : self.lengths[item]]
-
-
 class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "audio-tokenizer"], license="apache-2.0"):
-    """A tokenizer: `encode` turns waves into codes, `stream` does so piece by piece."""
+    """A tokenizer: `encode` turns waves into codes, `stream` does so piece by piece, `decode` turns codes into waves."""
 
     def __init__(self, config: TokenizerConfig, model: SemanticModel) -> None:
         """Wrap an exported model; `load`, `from_pretrained` and `from_config` make one."""
@@ -80,6 +56,8 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
         self.config = replace(config, model=model.config)
         self.model = model.eval().requires_grad_(False)
         self._silent_codes: dict[tuple, Tensor] = {}
+        self._folder: Path | None = None  # where a decoder may be, loaded when first asked for
+        self._decoder: Decoder | None = None
         self._hub_mixin_config = None  # config.yaml is the configuration; the mixin would add a second file
 
     @classmethod
@@ -137,11 +115,23 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
     @property
     def fingerprint(self) -> str:
         """sha256 over the configuration (window policy included), the weights and their dtype, computed when asked for."""
-        digest = hashlib.sha256(json.dumps(_identity(self.config), sort_keys=True).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return storage.fingerprint(self.config, self.model.state_dict())
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether there is a decoder, loaded or not."""
+        return self._decoder is not None or storage.has_decoder(self._folder)
+
+    @property
+    def decoder(self) -> Decoder:
+        """What turns codes into waves, its weights read when first asked for; `decoder.sample_rate` is the waves'.
+
+        Raises:
+            CheckpointError: if there is none, or it belongs to another tokenizer.
+        """
+        if self._decoder is None:
+            self._decoder = load_decoder(self._folder, self.fingerprint).to(self.device)
+        return self._decoder
 
     def num_frames(self, num_samples: int, sample_rate: int) -> int:
         """Count the frames of a song: T = ceil(num_samples * frame_rate / sample_rate), always."""
@@ -226,14 +216,32 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
             [(_, self._silent_codes[key])] = self._encode_batch([window])
         return self._silent_codes[key]
 
+    def decode(self, codes: Codes | Tensor | Sequence[Tensor], steps: int = 50, seed: int = 0, **options) -> Decoded:
+        """Turn codes into waves; the same codes and options give the same waves on a CPU.
+
+        Args:
+            codes: `Codes`, a tensor (2, T) or (B, 2, T), or a pair of (T,), vocals first.
+            steps, seed, options: of `Sampling`: guidance, sampler.
+
+        Returns:
+            (mix, vocals, accompaniment), each (B, C, S) at `decoder.sample_rate`; `Decoder.waves` streams longer songs.
+
+        Raises:
+            ValueError: if codes are out of range, tracks differ in length, or another tokenizer made them.
+            CheckpointError: if there is no decoder.
+        """
+        return decode(self, codes, Sampling(steps=steps, seed=seed, **options))
+
     def save(self, folder: str | Path, **notes: str) -> None:
-        """Write config.yaml, model.safetensors and fingerprint.txt into a folder.
+        """Write config.yaml, model.safetensors and fingerprint.txt into a folder, and the decoder if there is one.
 
         Args:
             folder: made if it does not exist.
             notes: go into the header of model.safetensors, for example how it was trained; the fingerprint ignores them.
         """
         storage.write(Path(folder), configuration.dump(self.config), self.model.state_dict(), self.fingerprint, notes)
+        if self.can_decode:
+            self.decoder.save(Path(folder))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory)
@@ -255,6 +263,7 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
         model = SemanticModel(config.model)
         storage.read_weights(folder, model)
         tokenizer = cls(config, model)
+        tokenizer._folder = folder
         storage.check_fingerprint(folder, tokenizer.fingerprint)
         return tokenizer.to(device)
 
@@ -262,17 +271,6 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
 def load(name: str | Path = "tiny", *, device: str | torch.device = "cpu", **options) -> DuoTok:
     """Load a tokenizer: "tiny", a folder, or a hub id "owner/name"; see `DuoTok.from_pretrained`."""
     return DuoTok.from_pretrained(name, device=device, **options)
-
-
-def _identity(config: object) -> object:
-    """A configuration as plain values, without the keyword-only fields that hold their default.
-
-    Fields added to a configuration after a release are keyword-only, so that fingerprints made before still hold.
-    """
-    if not is_dataclass(config):
-        return config
-    named = [(f, getattr(config, f.name)) for f in fields(config)]
-    return {f.name: _identity(value) for f, value in named if not (f.kw_only and value == f.default)}
 
 
 def _songs(waves: Wave | Sequence[Wave]) -> list[Wave]:

@@ -63,7 +63,8 @@ def test_a_hub_id_is_fetched_without_pickles(tokenizer, folder, monkeypatch):
     monkeypatch.setattr(storage, "snapshot_download", fetch)
     assert duotok.load("someone/tokenizer", revision="v1").fingerprint == tokenizer.fingerprint
     assert asked["revision"] == "v1"
-    assert set(asked["allow_patterns"]) == {"config.yaml", "fingerprint.txt", "model.safetensors"}
+    files = {"config.yaml", "fingerprint.txt", "model.safetensors"}
+    assert set(asked["allow_patterns"]) == {f"{part}{name}" for part in ("", "decoder/", "autoencoder/") for name in files}
 
 
 def test_a_missing_hub_id_is_one_line(monkeypatch, tmp_path):

@@ -44,10 +44,9 @@ def targets(model: SemanticModel, wave: Tensor) -> Targets:
 def from_codes(model: SemanticModel, codes: Tensor, track: int) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Run the back half and the heads on codes (T,) of a track: frames and head outputs of each piece of 30 s."""
     branch = model.trunk.bottleneck.branches[track]
-    vectors = branch.quantizer.codes()[codes]  # (T, d)
     for first in range(0, len(codes), PIECE):
-        piece = vectors[None, first : first + PIECE]
-        hidden = model.trunk.norm(model.trunk.back(branch.proj_out(piece)))
+        piece = codes[None, first : first + PIECE]
+        hidden = model.trunk.norm(model.trunk.back(branch.expand(piece)))
         outputs = {name: head(hidden)[0] for name, head in model.heads.items()}
         yield slice(first, first + piece.shape[1]), outputs
 

@@ -141,6 +141,10 @@ class Branch(Projections):
         """Quantize hidden (N, D)."""
         return self.quantizer(self.narrow(hidden))
 
+    def expand(self, indices: Tensor) -> Tensor:
+        """Turn codes (...) into what the blocks behind the bottleneck see, proj_out(q) (..., D)."""
+        return self.proj_out(self.quantizer.codes()[indices])
+
 
 class DualSimVQ(nn.Module):
     """Stage 3 and export: each item goes through the branch of its own track, by its stem label and nothing else."""

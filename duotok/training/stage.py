@@ -1,9 +1,9 @@
-"""What stages 1 to 3 share: crops in, weighted losses out, held-out scores, and the weights of the stage before."""
+"""What the stages share: crops in, weighted losses out, held-out scores; and for 1 to 3, the weights of the stage before."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -22,55 +22,48 @@ _EVAL_KEY = 2511_20224
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """What every stage's YAML holds.
+class CropConfig:
+    """What the YAML of every task holds that learns from crops of songs.
 
     Attributes:
-        stage: 1, 2 or 3.
+        stage: 1 to 4.
         data, train: see there.
-        model: the semantic model; its bottleneck's kind is the stage's.
     """
 
     stage: int
     data: DataConfig = field(default_factory=DataConfig)
-    model: SemanticConfig = field(default_factory=SemanticConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-class Stage(Task):
-    """A semantic model, its crops and its losses."""
+@dataclass(frozen=True)
+class StageConfig(CropConfig):
+    """What the YAML of stages 1 to 3 holds.
 
-    kind: str  # of the bottleneck
-    # Prefixes of what the stage before has and this one has not, and of what is new here.
-    drops: tuple[str, ...] = ()
-    adds: tuple[str, ...] = ()
+    Attributes:
+        model: the semantic model; its bottleneck's kind is the stage's.
+    """
 
-    def __init__(self, config: StageConfig, songs: Songs) -> None:
-        """Build the model from `config.train.seed`.
+    model: SemanticConfig = field(default_factory=SemanticConfig)
 
-        Raises:
-            ValueError: if the bottleneck is not this stage's.
-        """
+
+class CropTask(Task):
+    """A task that learns from crops of songs, by losses that are means."""
+
+    def __init__(self, config: CropConfig, songs: Songs, crop_samples: int) -> None:
         super().__init__()
-        if config.model.bottleneck.kind != self.kind:
-            raise ValueError(
-                f"expected model.bottleneck.kind {self.kind} in stage {config.stage}; got {config.model.bottleneck.kind}; "
-                "correct it"
-            )
-        self.config, self.spec = config, config.model.mel.spec
-        frame = self.spec.sample_rate // config.model.frame_rate
-        crop_samples = max(1, round(config.data.crop_s * config.model.frame_rate)) * frame
-        self.songs = songs
+        self.config, self.songs = config, songs
         self.train_crops = CropSampler(songs.train, crop_samples, config.train.seed)
         self.held_out_crops = CropSampler(songs.held_out, crop_samples, config.train.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.train.seed)
-            self.model = SemanticModel(config.model)
-            self.build()
 
+    @classmethod
     @abstractmethod
-    def build(self) -> None:
-        """Make what the stage adds to the model."""
+    def sample_rate(cls, config: CropConfig) -> int:
+        """Say at which rate, in Hz, the songs are wanted."""
+
+    @classmethod
+    def channels(cls, config: CropConfig) -> int:
+        """Say with how many channels the songs are wanted."""
+        return 1
 
     @abstractmethod
     def collate(self, crops: Sequence[Crop]) -> Batch:
@@ -83,6 +76,13 @@ class Stage(Task):
     @abstractmethod
     def weights(self) -> Mapping[str, float]:
         """Weigh the terms in the loss; terms without a weight are scores."""
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Do once what needs every song, on the task's device; `progress` gets songs done and their total."""
+
+    @abstractmethod
+    def start(self, state: Mapping[str, Tensor] | None = None) -> None:
+        """Begin from tensors (...) of another run, and fit to the data what is new; None begins from random weights."""
 
     def batch(self, step: int, micro: int) -> Batch:
         """Make micro-batch `micro` of a step."""
@@ -98,7 +98,7 @@ class Stage(Task):
     def evaluate(self) -> dict[str, float]:
         """Score fixed crops of the held-out songs; terms that no crop has are left out."""
         crops, size = self.held_out_crops.spread(self.config.data.eval_crops), self.config.data.batch_size
-        device = next(self.model.parameters()).device
+        device = next(self.parameters()).device
         totals: dict[str, Mean] = {}
         for start in range(0, len(crops), size):
             batch = self.collate(crops[start : start + size]).to(device)
@@ -114,6 +114,43 @@ class Stage(Task):
         values = asdict(self.config)
         del values["train"], values["data"]["manifest"], values["data"]["cache"]
         return values | {"songs": {song.id: song.num_samples for song in (*self.songs.train, *self.songs.held_out)}}
+
+
+class Stage(CropTask):
+    """A semantic model, its crops and its losses."""
+
+    kind: str  # of the bottleneck
+    # Prefixes of what the stage before has and this one has not, and of what is new here.
+    drops: tuple[str, ...] = ()
+    adds: tuple[str, ...] = ()
+
+    def __init__(self, config: StageConfig, songs: Songs) -> None:
+        """Build the model from `config.train.seed`.
+
+        Raises:
+            ValueError: if the bottleneck is not this stage's.
+        """
+        if config.model.bottleneck.kind != self.kind:
+            raise ValueError(
+                f"expected model.bottleneck.kind {self.kind} in stage {config.stage}; got {config.model.bottleneck.kind}; "
+                "correct it"
+            )
+        frame = config.model.mel.spec.sample_rate // config.model.frame_rate
+        super().__init__(config, songs, max(1, round(config.data.crop_s * config.model.frame_rate)) * frame)
+        self.spec = config.model.mel.spec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            self.model = SemanticModel(config.model)
+            self.build()
+
+    @classmethod
+    def sample_rate(cls, config: StageConfig) -> int:
+        """Give the rate of the front end."""
+        return config.model.mel.spec.sample_rate
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make what the stage adds to the model."""
 
     def mel(self, wave: Tensor) -> Tensor:
         """Compute normalised Mel frames (B, 4T, F) of waves (B, S) in float32 whatever the autocast."""
