@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from . import config as configuration
 from . import storage
-from .model.vae import Autoencoder, AutoencoderConfig, make_autoencoder
+from .model.vae import EAR_VAE, Autoencoder, AutoencoderConfig, make_autoencoder
 
 FORMAT_VERSION = 1
 # Latent frames encoded at a time.
@@ -59,6 +62,29 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     autoencoder = make_autoencoder(storage.read_config(folder, AutoencoderFile, FORMAT_VERSION).model)
     storage.read_weights(folder, autoencoder)
     storage.check_fingerprint(folder, fingerprint(autoencoder))
+    return autoencoder.eval().requires_grad_(False)
+
+
+def read_ear_vae(path: Path, config: AutoencoderConfig = EAR_VAE) -> Autoencoder:
+    """Read the published checkpoint of the ear-VAE, frozen, in eval mode; `save_autoencoder` makes it a folder like any other.
+
+    Args:
+        path: its .pyt or .ckpt file, or the same tensors as .safetensors. Of a pickle, torch reads tensors and containers alone
+            (`weights_only`); a file with anything else is refused, never run.
+        config: sizes, the public release's.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or holds other tensors.
+    """
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        autoencoder = make_autoencoder(config)
+        autoencoder.load_state_dict(found.get("state_dict", found))
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise storage.CheckpointError(
+            f"{path}: expected the tensors of an ear-VAE; got {reason}; download the published checkpoint again"
+        ) from None
     return autoencoder.eval().requires_grad_(False)
 
 

@@ -26,17 +26,17 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A .yaml file, or stage1 to stage4, tiny/stage1 to tiny/stage4.")],
+    config: Annotated[str, typer.Argument(help="A .yaml file, or vae, stage1 to stage4, tiny/vae, tiny/stage1 ...")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.steps=100.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a stopped run goes on there.")] = ...,
     data: Annotated[Path | None, typer.Option(help="Manifest of the songs, .jsonl (data.manifest).")] = None,
-    init: Annotated[Path | None, typer.Option(help="Run of the stage before (or a tokenizer) to start from.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Run of the stage before, or what it exported, to start from.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Stage 4: whose codes are decoded (name, folder or hub id).")] = None,
     autoencoder: Annotated[Path | None, typer.Option(help="Stage 4: its folder; default: the tokenizer's own.")] = None,
-    export: Annotated[Path | None, typer.Option(help="After stages 3 and 4: folder for the tokenizer.")] = None,
+    export: Annotated[Path | None, typer.Option(help="After stages 3, 4 and vae: folder for the result.")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the curves into the run's folder.")] = False,
 ) -> None:
-    """Train a stage of the tokenizer."""
+    """Train a stage of the tokenizer, or the autoencoder that stage 4 decodes through."""
     from accelerate import PartialState
 
     from . import config as configuration
@@ -69,10 +69,13 @@ def train(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder in which stage 3 or 4 was trained.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tokenizer.")],
+    run: Annotated[Path, typer.Argument(help="Folder in which stage 3, 4 or vae was trained, or ear-VAE's published file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tokenizer or autoencoder.")],
 ) -> None:
-    """Make a tokenizer of a run of stage 3, or of stage 4 one that decodes, for `--tokenizer` and duotok.load."""
+    """Make a tokenizer of a run of stage 3, or of stage 4 one that decodes, for `--tokenizer` and duotok.load.
+
+    A run of vae, or the published checkpoint of the ear-VAE (.pyt), becomes an autoencoder for `--autoencoder`.
+    """
     _export(run, out)
 
 
@@ -102,16 +105,20 @@ def _start(stage: CropTask, init: Path | None) -> None:
         raise ValueError("--init: expected a run of stage 2, whose front half stage 3 freezes; got none; name it")
     if init is None and stage.config.stage == 2:
         _err.print("note: no --init: stage 2 starts from random weights")
-    stage.start(stages.read_state(init) if init else None)
+    stage.start(stages.read_state(init, stage.config.stage) if init else None)
     if init:
         _err.print(f"started from {escape(str(init))}")
 
 
 def _export(run: Path, folder: Path) -> None:
+    from . import autoencoder
+    from .tokenizer import DuoTok
     from .training import stages
 
-    tokenizer = stages.export(run, folder)
-    _out.print(f"tokenizer {tokenizer.fingerprint[:16]} in {escape(str(folder))}")
+    made = stages.export(run, folder)
+    is_tokenizer = isinstance(made, DuoTok)
+    kind, mark = ("tokenizer", made.fingerprint) if is_tokenizer else ("autoencoder", autoencoder.fingerprint(made))
+    _out.print(f"{kind} {mark[:16]} in {escape(str(folder))}")
 
 
 def _numbers(values: dict[str, float]) -> str:

@@ -22,7 +22,7 @@ LAYERS = {
     "storage": ({"config", "files"}, {"torch", "yaml", "safetensors", "huggingface_hub"}),
     "windows": ({"audio"}, {"numpy"}),
     "stream": ({"windows"}, {"numpy", "torch"}),
-    "autoencoder": ({"model", "config", "storage"}, {"torch"}),
+    "autoencoder": ({"model", "config", "storage"}, {"torch", "safetensors"}),
     "codes": (set(), {"torch"}),
     "decoder": ({"model", "config", "storage", "autoencoder", "codes"}, {"torch", "einops"}),
     "tokenizer": (

@@ -61,8 +61,8 @@ class Song:
 
     Attributes:
         id: unique within the manifest.
-        waves: files of mono waves (S,) int16 at the model's rate: vocals and accompaniment, and drums, bass and other where
-            the song has them.
+        waves: files of mono waves (S,) int16 at the model's rate, of stereo (S, 2): vocals and accompaniment, and drums, bass
+            and other where the song has them.
         num_samples: S, of the shortest wave.
         text: lyrics, or None.
         words: the lyrics with times; empty if there are none.
@@ -77,9 +77,9 @@ class Song:
     held_out: bool
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Read samples of a wave, (stop - start,) int16; silence beyond its end."""
+        """Read samples of a wave, (stop - start,) int16, of stereo (stop - start, 2); silence beyond its end."""
         wave = np.load(self.waves[name], mmap_mode="r")[start : min(stop, self.num_samples)]
-        return np.pad(wave, (0, stop - start - len(wave)))
+        return np.pad(wave, [(0, stop - start - len(wave)), *[(0, 0)] * (wave.ndim - 1)])
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,12 @@ class Songs:
 
 
 def load_songs(
-    manifest: Path, cache: Path, sample_rate: int, min_s: float, progress: Callable[[int, int], None] | None = None
+    manifest: Path,
+    cache: Path,
+    sample_rate: int,
+    min_s: float,
+    progress: Callable[[int, int], None] | None = None,
+    channels: int = 1,
 ) -> Songs:
     """Read a manifest and decode what the cache does not hold yet.
 
@@ -102,6 +107,7 @@ def load_songs(
         sample_rate: of the waves, in Hz.
         min_s: songs shorter than this are left out.
         progress: called with the songs that are done and their total.
+        channels: 1 mixes down to mono; 2 keeps two channels, a mono file's twice.
 
     Raises:
         ConfigError: if the manifest cannot be read, or fewer than two songs are left: one to train on, one to hold out.
@@ -110,7 +116,7 @@ def load_songs(
     make_folder(cache)
     songs = []
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        outcomes = pool.map(lambda row: _prepare(row, manifest.parent, cache, sample_rate, min_s), rows)
+        outcomes = pool.map(lambda row: _prepare(row, manifest.parent, cache, sample_rate, min_s, channels), rows)
         for done, outcome in enumerate(outcomes, 1):
             if isinstance(outcome, Song):
                 songs.append(outcome)
@@ -147,13 +153,13 @@ def _read_rows(manifest: Path) -> tuple[list[ManifestRow], list[str]]:
     return list(rows.values()), problems
 
 
-def _prepare(row: ManifestRow, folder: Path, cache: Path, sample_rate: int, min_s: float) -> Song | str:
+def _prepare(row: ManifestRow, folder: Path, cache: Path, sample_rate: int, min_s: float, channels: int) -> Song | str:
     """Decode a song's waves into the cache, or say why it cannot be used."""
     paths = {"vocals": row.vocal_path, "accompaniment": row.accompaniment_path}
     if row.stems:
         paths |= {"drums": row.stems.drums, "bass": row.stems.bass, "other": row.stems.other}
     try:
-        waves = {name: cached_wave(folder / path, cache, sample_rate) for name, path in paths.items()}
+        waves = {name: cached_wave(folder / path, cache, sample_rate, channels) for name, path in paths.items()}
     except AudioError as error:
         return f"{row.id}: {error.reason}: {error}"
     lengths = {name: len(np.load(path, mmap_mode="r")) for name, path in waves.items()}
@@ -168,8 +174,8 @@ def _prepare(row: ManifestRow, folder: Path, cache: Path, sample_rate: int, min_
     return Song(row.id, waves, shortest, text or None, words, False)
 
 
-def cached_wave(path: Path, cache: Path, sample_rate: int) -> Path:
-    """Decode a file to mono at `sample_rate`, once: the cache's file holds (S,) int16.
+def cached_wave(path: Path, cache: Path, sample_rate: int, channels: int = 1) -> Path:
+    """Decode a file at `sample_rate`, once: the cache's file holds (S,) int16, or (S, 2) for two channels.
 
     Raises:
         AudioError: if the file cannot be trusted.
@@ -177,26 +183,28 @@ def cached_wave(path: Path, cache: Path, sample_rate: int) -> Path:
     if not path.is_file():
         raise AudioError("open", "missing", f"{path}: expected a file; got none; correct the path")
     path, status = path.resolve(), path.stat()
-    key = f"{path} {status.st_size} {status.st_mtime_ns} {sample_rate}".encode("utf-8", "surrogateescape")
+    text = f"{path} {status.st_size} {status.st_mtime_ns} {sample_rate}" + (f" {channels} channels" if channels > 1 else "")
+    key = text.encode("utf-8", "surrogateescape")
     target = cache / f"{hashlib.sha1(key, usedforsecurity=False).hexdigest()}.npy"
     if not target.exists():
-        wave = np.concatenate([np.zeros(0, np.int16), *_decode(path, sample_rate)])
+        wave = np.concatenate([np.zeros((0, channels), np.int16), *_decode(path, sample_rate, channels)])
         temporary = target.with_suffix(f".{os.getpid()}.{threading.get_ident()}.tmp")
         try:
             with temporary.open("wb") as file:
-                np.save(file, wave)
+                np.save(file, wave[:, 0] if channels == 1 else wave)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     return target
 
 
-def _decode(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
+def _decode(path: Path, sample_rate: int, channels: int) -> Iterator[np.ndarray]:
     with open_audio(path) as reader:
-        resampler = Resampler(reader.info.sample_rate, sample_rate)
+        resamplers = [Resampler(reader.info.sample_rate, sample_rate) for _ in range(channels)]
         for block in reader.blocks():
-            yield _to_int16(resampler.push(to_mono(block)), path)
-        yield _to_int16(resampler.finish(), path)
+            rows = to_mono(block)[None] if channels == 1 else np.broadcast_to(block[:channels], (channels, block.shape[1]))
+            yield _to_int16(np.stack([r.push(row) for r, row in zip(resamplers, rows, strict=True)], axis=1), path)
+        yield _to_int16(np.stack([r.finish() for r in resamplers], axis=1), path)
 
 
 def _to_int16(wave: np.ndarray, path: Path) -> np.ndarray:

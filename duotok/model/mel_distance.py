@@ -22,9 +22,17 @@ def mel_distance(predicted: Tensor, target: Tensor, sample_rate: int) -> Tensor:
 
     Both are computed in float32; the gradient reaches both.
     """
-    distances = []
-    for window, bands in SCALES.items():
-        spec = MelSpec(sample_rate, window, window, window // 4, n_mels=bands, log="ln", floor=FLOOR)
-        pair = [log_mel(wave.float(), spec) for wave in (predicted, target)]
-        distances.append((pair[0] - pair[1]).abs().mean((1, 2)))
-    return torch.stack(distances).mean(0)
+    pairs = zip(_log_mels(predicted, sample_rate), _log_mels(target, sample_rate), strict=True)
+    return torch.stack([(ours - theirs).abs().mean((1, 2)) for ours, theirs in pairs]).mean(0)
+
+
+def mean_spectrum_distance(target: Tensor, sample_rate: int) -> Tensor:
+    """Measure how far waves (N, S) are from their own mean spectrum, held for ever: (N,), what a codec has to beat."""
+    spectra = _log_mels(target, sample_rate)
+    return torch.stack([(mel - mel.mean(1, keepdim=True)).abs().mean((1, 2)) for mel in spectra]).mean(0)
+
+
+def _log_mels(wave: Tensor, sample_rate: int) -> list[Tensor]:
+    """Compute spectra (N, T, F) at every scale."""
+    specs = [MelSpec(sample_rate, size, size, size // 4, n_mels=bands, log="ln", floor=FLOOR) for size, bands in SCALES.items()]
+    return [log_mel(wave.float(), spec) for spec in specs]

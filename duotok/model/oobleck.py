@@ -3,9 +3,9 @@
     wave (B, C, T * hop) -> strided convolutions -> (B, 2D, T)
     latents (B, T, D) -> Transformer -> (B, T, D);  (B, D, T) -> transposed convolutions -> wave (B, C, T * hop)
 
-The convolutions are Oobleck (stability-ai/stable-audio-tools), after DAC (Kumar et al., arXiv 2306.06546). Names and shapes of all
-parameters are those of the public release (Eps-Acoustic-Revolution-Lab/EAR_VAE, Apache-2.0), so that its checkpoint loads; hence
-`layers` by number and weights as `weight_g` and `weight_v`.
+The convolutions are Oobleck (Stability-AI/stable-audio-tools), after DAC (Kumar et al., arXiv 2306.06546). Names and shapes of
+all parameters are those of the public release (Eps-Acoustic-Revolution-Lab/EAR_VAE, Apache-2.0), so that its checkpoint loads;
+hence `layers` by number and weights as `weight_g` and `weight_v`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     wave (B, C, T * hop) -> STFT, compressed -> patches of R frames -> blocks over T -> (B, T, 2D)
     latents (B, T, D) -> blocks over T -> patches of R frames -> inverse STFT -> wave (B, C, T * hop)
 
-Everything between the transforms runs at the rate of the latents, R spectral frames to each. The idea of blocks at one rate and a
-Fourier transform as the last layer is that of Vocos (Siuzdak, arXiv 2306.00814), of the blocks ConvNeXt's (Liu et al., arXiv
+Everything between the transforms runs at the rate of the latents, R spectral frames to each. Blocks at one rate and a Fourier
+transform behind them are the idea of Vocos (Siuzdak, arXiv 2306.00814), the blocks are ConvNeXt's (Liu et al., arXiv
 2201.03545). Frames hang over their hop equally on both sides, so T * R of them belong to T * hop samples exactly.
 """
 
@@ -171,6 +171,8 @@ class SpectralDecoder(nn.Module):
         self.config, self.channels = config, channels
         self.blocks = Blocks(config, latent_dim, config.decoder_blocks)
         self.leave = nn.Linear(config.width, channels * _patch(config))
+        nn.init.normal_(self.leave.weight, std=0.1 * config.width**-0.5)  # begin near the level of quiet music
+        nn.init.zeros_(self.leave.bias)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode latents (B, T, D) to waves (B, C, T * hop_length)."""

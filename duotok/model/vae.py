@@ -54,6 +54,10 @@ class AutoencoderConfig:
         return self.ear if self.kind == "ear" else self.spectral
 
 
+# The public release (Eps-Acoustic-Revolution-Lab/EAR_VAE).
+EAR_VAE = AutoencoderConfig("ear", sample_rate=44_100, channels=2, latent_dim=64)
+
+
 @dataclass(frozen=True)
 class Posterior:
     """What an encoder says of its latents: mean and standard deviation, each (B, T, D)."""

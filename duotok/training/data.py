@@ -50,10 +50,11 @@ class Crop:
     num_samples: int
 
     def wave(self, name: str) -> Tensor:
-        """Read a stem, (S,) float32 in [-1, 1]; "mixture" is vocals and accompaniment together."""
+        """Read a stem, (S,) float32 in [-1, 1], of stereo (2, S); "mixture" is vocals and accompaniment together."""
         if name == "mixture":
             return self.wave("vocals") + self.wave("accompaniment")
-        return torch.from_numpy(self.song.read(name, self.start, self.start + self.num_samples)).float() / 32768
+        wave = torch.from_numpy(self.song.read(name, self.start, self.start + self.num_samples))
+        return wave.movedim(0, -1).float() / 32768
 
     def lyrics(self, sample_rate: int) -> str:
         """Give the words that lie wholly inside; the whole text of a song without times if the crop covers the song."""
@@ -92,7 +93,7 @@ class CropSampler:
 
 
 def stack_waves(crops: Sequence[Crop], names: Sequence[str]) -> Tensor:
-    """Stack one stem of each crop, `names[i]` of `crops[i]`: (B, S) float32."""
+    """Stack one stem of each crop, `names[i]` of `crops[i]`: (B, S) float32, of stereo (B, 2, S)."""
     return torch.stack([crop.wave(name) for crop, name in zip(crops, names, strict=True)])
 
 

@@ -60,6 +60,11 @@ class CropTask(Task):
     def sample_rate(cls, config: CropConfig) -> int:
         """Say at which rate, in Hz, the songs are wanted."""
 
+    @classmethod
+    def channels(cls, config: CropConfig) -> int:
+        """Say with how many channels the songs are wanted."""
+        return 1
+
     @abstractmethod
     def collate(self, crops: Sequence[Crop]) -> Batch:
         """Make the batch of some crops."""

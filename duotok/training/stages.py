@@ -1,4 +1,4 @@
-"""From a configuration file to a stage that is ready to train, and from trained stages 3 and 4 to a tokenizer that decodes."""
+"""From a configuration file to a task that is ready to train, and from trained ones to a tokenizer and an autoencoder."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from duotok import autoencoder as autoencoders
 from duotok import config as configuration
 from duotok import storage
 from duotok.config import ConfigError
 from duotok.dataset.songs import Songs, load_songs
 from duotok.decoder import Decoder, DecoderConfig
 from duotok.model.semantic import SemanticConfig, SemanticModel
+from duotok.model.vae import Autoencoder, AutoencoderConfig, make_autoencoder
 from duotok.tokenizer import DuoTok, TokenizerConfig, load
 from duotok.windows import WindowPolicy
 
@@ -24,12 +26,14 @@ from .stage1 import Stage1, Stage1Config
 from .stage2 import Stage2, Stage2Config
 from .stage3 import Stage3, Stage3Config
 from .stage4 import Stage4, Stage4Config, read_autoencoder
+from .vae import VaeConfig, VaeTask
 
-STAGES: dict[int, tuple[type[CropConfig], type[CropTask]]] = {
+STAGES: dict[int | str, tuple[type[CropConfig], type[CropTask]]] = {
     1: (Stage1Config, Stage1),
     2: (Stage2Config, Stage2),
     3: (Stage3Config, Stage3),
     4: (Stage4Config, Stage4),
+    "vae": (VaeConfig, VaeTask),
 }
 _MODEL, _DIT = "model.", "dit."  # prefixes of the semantic model's and the DiT's tensors within a stage
 _CONFIGS = Path(configuration.__file__).parent / "configs"
@@ -39,7 +43,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> CropConfig:
     """Read a stage's configuration.
 
     Args:
-        name: a path ending in .yaml, or one of the package's, such as "stage1" or "tiny/stage1".
+        name: a path ending in .yaml, or one of the package's, such as "stage1" or "tiny/vae".
         overrides: `key=value` changes.
 
     Raises:
@@ -48,7 +52,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> CropConfig:
     path = Path(name) if str(name).endswith(".yaml") else _CONFIGS / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(
-            f"config: expected a .yaml file, or stage1 to stage4 or tiny/stage1 to tiny/stage4; got {str(name)!r}"
+            f"config: expected a .yaml file, or vae, stage1 to stage4, or tiny/ and one of these; got {str(name)!r}"
         )
     values = configuration.read(path)
     stage = values.get("stage") if isinstance(values, dict) else None
@@ -62,7 +66,8 @@ def read_songs(config: CropConfig, progress: Callable[[int, int], None] | None =
     data = config.data
     manifest = Path(data.manifest)
     cache = Path(data.cache) if data.cache else manifest.parent / "waves"
-    return load_songs(manifest, cache, STAGES[config.stage][1].sample_rate(config), data.min_s, progress)
+    task = STAGES[config.stage][1]
+    return load_songs(manifest, cache, task.sample_rate(config), data.min_s, progress, task.channels(config))
 
 
 def make_stage(config: CropConfig, songs: Songs) -> CropTask:
@@ -70,37 +75,50 @@ def make_stage(config: CropConfig, songs: Songs) -> CropTask:
     return STAGES[config.stage][1](config, songs)
 
 
-def read_state(folder: Path) -> dict[str, Tensor]:
-    """Read the weights (...) of a trained stage by name, for `Stage.start`.
+def read_state(path: Path, stage: int | str) -> dict[str, Tensor]:
+    """Read the weights (...) of a trained task by name, for `CropTask.start`.
 
     Args:
-        folder: a run, whose newest checkpoint is taken, averaged where averages were kept; or a tokenizer.
+        path: a run, whose newest checkpoint is taken, averaged where averages were kept; or a tokenizer. For an autoencoder,
+            the folder of another, or the published checkpoint of the ear-VAE.
+        stage: that is to start.
 
     Raises:
-        CheckpointError: if it is neither.
+        CheckpointError: if it is none of these.
     """
-    if (folder / storage.FINGERPRINT).exists():
-        return {f"{_MODEL}{name}": tensor for name, tensor in load(folder).model.state_dict().items()}
-    return checkpoint.read_weights(folder)
+    if not path.is_file() and not (path / storage.FINGERPRINT).exists():
+        return checkpoint.read_weights(path)
+    if stage == "vae":
+        model = autoencoders.read_ear_vae(path) if path.is_file() else autoencoders.load_autoencoder(path)
+    else:
+        model = load(path).model
+    return {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def export(run: Path, folder: Path) -> DuoTok:
+def export(run: Path, folder: Path) -> DuoTok | Autoencoder:
     """Make a tokenizer of a run of stage 3: averaged weights where there are some, effective codes, and how it was trained.
 
-    A run of stage 4 gives the tokenizer it was trained with, with the decoder added, see `export_decoder`.
+    A run of stage 4 gives the tokenizer it was trained with, with the decoder added, see `export_decoder`. A run of an
+    autoencoder gives the autoencoder, as does the published checkpoint of the ear-VAE.
 
     Args:
-        run: folder that was trained in.
-        folder: where the tokenizer goes, for `duotok.load`.
+        run: folder that was trained in, or the published checkpoint.
+        folder: where the tokenizer goes, for `duotok.load`, or the autoencoder.
 
     Raises:
-        ValueError: if the run is not one of stage 3, hard-routed.
+        ValueError: if the run is of another stage, or of stage 3 and not hard-routed.
         CheckpointError: if it has no checkpoint.
     """
+    if run.is_file():
+        autoencoder = autoencoders.read_ear_vae(run)
+        autoencoders.save_autoencoder(folder, autoencoder, source=run.name)
+        return autoencoder
     found = checkpoint.latest(run)
     if found is None:
         raise storage.CheckpointError(f"{run}: expected a run with a checkpoint; got none; train first")
     settings = found.settings["task"]
+    if settings.get("stage") == "vae":
+        return _export_autoencoder(run, folder, found)
     if settings.get("stage") == 4:
         return export_decoder(run, folder, load_config(run / "config.yaml"))
     stage, routing = settings.get("stage"), settings.get("routing")
@@ -113,6 +131,14 @@ def export(run: Path, folder: Path) -> DuoTok:
     tokenizer = DuoTok(TokenizerConfig(trained=True, windows=windows), model.export())
     tokenizer.save(folder, training=_summary(run, found))
     return tokenizer
+
+
+def _export_autoencoder(run: Path, folder: Path, found: checkpoint.Checkpoint) -> Autoencoder:
+    autoencoder = make_autoencoder(configuration.parse(AutoencoderConfig, found.settings["task"]["model"], str(run)))
+    weights = checkpoint.read_weights(run)
+    autoencoder.load_state_dict({name.removeprefix(_MODEL): t for name, t in weights.items() if name.startswith(_MODEL)})
+    autoencoders.save_autoencoder(folder, autoencoder, training=_summary(run, found))
+    return autoencoder.eval()
 
 
 def export_decoder(run: Path, folder: Path, config: Stage4Config) -> DuoTok:

@@ -48,7 +48,7 @@ def test_stages_share_sizes_and_end_in_the_tokenizers(size):
 
 
 def test_wrong_configurations_are_named(tmp_path, manifest):
-    with pytest.raises(ConfigError, match=r"config: expected a .yaml file, or stage1 .*; got 'stage9'"):
+    with pytest.raises(ConfigError, match=r"config: expected a .yaml file, or vae, stage1 .*; got 'stage9'"):
         load_config("stage9")
     (tmp_path / "x.yaml").write_text("stage: 7\n")
     with pytest.raises(ConfigError, match=r"x.yaml: stage: expected one of 1, 2, 3; got 7"):

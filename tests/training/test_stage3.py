@@ -164,7 +164,7 @@ def test_training_goes_on_from_a_tokenizer_or_a_run(run, songs, tmp_path):
     batch, codes = stage.eval().batch(1, 0), []
     for source in (tmp_path, folder):
         again = make_stage(small_config(3), songs).eval()
-        again.start(read_state(source))
+        again.start(read_state(source, 3))
         codes.append(again.model.encode(batch.tensors["wave"], batch.tensors["tracks"]))
     expected = stage.model.encode(batch.tensors["wave"], batch.tensors["tracks"])
     assert torch.equal(codes[0], expected) and torch.equal(codes[1], expected)
