@@ -90,8 +90,10 @@ def decoding(
     from .tokenizer import load
 
     trained, sampling = load(tokenizer, device=device), Sampling(steps, guidance, seed)
-    rate = trained.decoder.sample_rate
-    held_out = load_songs(manifest, cache, rate, 6.0).held_out[:songs]
+    held_out = load_songs(
+        manifest, cache, trained.decoder.sample_rate, 6.0, None, trained.decoder.autoencoder.channels
+    ).held_out
+    held_out = held_out[:songs]
     with _Steps("songs", len(held_out)) as bar:
         results = measure_decoding(trained, held_out, sampling, seconds, bar.songs)
     prints = {"tokenizer": trained.fingerprint, "decoder": trained.decoder.fingerprint}

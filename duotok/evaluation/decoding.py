@@ -28,21 +28,20 @@ RIVALS = ("untrained", "shuffled", "other")
 
 
 def pieces(tokenizer: DuoTok, songs: Sequence[Song], seconds: float) -> Iterator[tuple[Song, Tensor, Tensor]]:
-    """Cut the middle out of every song: the song, its stems (2, S) at the decoder's rate, and their codes (2, T)."""
+    """Cut the middle out of every song: the song, its stems (2, C, S) at the decoder's rate, and their codes (2, T)."""
     decoder = tokenizer.decoder
     frame = decoder.sample_rate // tokenizer.frame_rate
     for song in songs:
         samples = min(round(seconds * tokenizer.frame_rate), song.num_samples // frame) * frame
         start = (song.num_samples - samples) // 2
-        stems = np.stack([song.read(name, start, start + samples) for name in TRACKS]).astype(np.float32) / 32768
-        stems = torch.from_numpy(stems)
-        yield song, stems, tokenizer.encode(*stems, sample_rate=decoder.sample_rate)[0]
+        parts = [torch.from_numpy(song.read(name, start, start + samples)).float() / 32768 for name in TRACKS]
+        stems = torch.stack([part[None] if part.ndim == 1 else part.T for part in parts])
+        yield song, stems, tokenizer.encode(stems[:1], stems[1:], sample_rate=decoder.sample_rate)[0]
 
 
 def distances(decoder: Decoder, waves: Tensor, stems: Tensor) -> list[float]:
-    """Compare the means of waves' channels (2, C, S) with stems (2, S), track by track."""
-    mono = waves.float().mean(1).cpu()[:, : stems.shape[1]]
-    return mel_distance(mono, stems[:, : mono.shape[1]], decoder.sample_rate).tolist()
+    """Compare waves (2, C, S) with stems (2, C, S), both mixed down to mono, track by track."""
+    return mel_distance(waves.float().mean(1).cpu(), stems.float().mean(1).cpu(), decoder.sample_rate).tolist()
 
 
 def untrained_like(decoder: Decoder, seed: int = 0) -> Decoder:
@@ -99,10 +98,9 @@ def _decode(decoder: Decoder, slot: torch.nn.Module, codes: Tensor, sampling: Sa
 
 
 def _through(decoder: Decoder, stem: Tensor) -> Tensor:
-    """Send a stem (S,) through the autoencoder: (C, S)."""
-    wave = stem.to(decoder.dit.no_condition.device).expand(decoder.autoencoder.channels, -1)
-    latents = encode_wave(decoder.autoencoder, wave)
-    return torch.cat(list(decode_pieces(decoder.autoencoder, [latents[None]])), dim=-1)[0, :, : len(stem)]
+    """Send a stem (C, S) through the autoencoder: (C, S)."""
+    latents = encode_wave(decoder.autoencoder, stem.to(decoder.dit.no_condition.device))
+    return torch.cat(list(decode_pieces(decoder.autoencoder, [latents[None]])), dim=-1)[0, :, : stem.shape[1]].cpu()
 
 
 def _means(songs: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -57,9 +57,9 @@ def measure(
             elapsed = time.perf_counter() - start
             for wave, reference, (_, stems, _) in zip(waves, references, cut, strict=True):
                 to_stems.append(distances(decoder, wave, stems))
-                to_reference.append(distances(decoder, wave, reference.float().mean(1).cpu()))
+                to_reference.append(distances(decoder, wave, reference))
             by_track = dict(zip(TRACKS, np.mean(to_stems, axis=0).tolist(), strict=True))
-            sound = sum(stems.numel() for _, stems, _ in cut) / decoder.sample_rate
+            sound = sum(stems.shape[-1] for _, stems, _ in cut) / decoder.sample_rate
             rows.append(
                 {"sampler": sampler, "steps": number, **by_track, "to_reference": float(np.mean(to_reference)),
                  "real_time": elapsed / sound}
@@ -82,7 +82,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     tokenizer = load(given.tokenizer, device=given.device)
-    songs = load_songs(given.manifest, given.cache, tokenizer.decoder.sample_rate, 6.0).held_out[: given.songs]
+    rate, channels = tokenizer.decoder.sample_rate, tokenizer.decoder.autoencoder.channels
+    songs = load_songs(given.manifest, given.cache, rate, 6.0, None, channels).held_out[: given.songs]
     rows = measure(tokenizer, songs, given.steps, given.reference_steps, given.seconds, given.guidance)
     report = describe(rows, given.reference_steps, len(songs), given.device)
     report.results.update(tokenizer=tokenizer.fingerprint, decoder=tokenizer.decoder.fingerprint)
@@ -103,7 +104,7 @@ def describe(rows: Sequence[dict], reference_steps: int, num_songs: int, device:
     header = ("sampler", "steps", *TRACKS, "to_reference", "real_time")
     text = (
         f"Mean Mel distance of {num_songs} held-out songs to their true stems and to {reference_steps} steps of dpm; "
-        f"real_time is computing time over the time of the sound of both tracks, on {device}.\n\n"
+        f"real_time is computing time of both tracks over the song's, on {device}.\n\n"
         f"{table([[row[name] for name in header] for row in rows], header)}"
     )
     return Report("sampler_steps", "Samplers by number of steps", text, {"rows": list(rows)}, panels, "steps", log_x=True)
