@@ -22,6 +22,8 @@ from .model.vae import EAR_VAE, Autoencoder, AutoencoderConfig, make_autoencoder
 FORMAT_VERSION = 1
 # Latent frames encoded at a time.
 _PIECE = 1500
+# Latent frames over which decoded pieces are faded into one another.
+_FADE = 2
 
 
 @dataclass(frozen=True)
@@ -102,19 +104,30 @@ def encode_wave(autoencoder: Autoencoder, wave: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_pieces(autoencoder: Autoencoder, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Decode consecutive latents (B, n, D) to consecutive waves (B, C, m), m in all n * hop_length."""
+    """Decode consecutive latents (B, n, D) to consecutive waves (B, C, m), m in all n * hop_length.
+
+    Pieces are faded into one another: where an autoencoder looks further than its context, as the ear-VAE's attention does,
+    they differ a little.
+    """
     hop, context = autoencoder.hop_length, autoencoder.context_frames
     held, done = None, 0  # latents still needed, and how many of them are already sound
+    tail: Tensor | None = None  # the last sound of the piece before, to be faded out
 
-    def take(stop: int) -> Iterator[Tensor]:
-        nonlocal held, done
-        if stop > done:
-            yield autoencoder.decode(held)[..., done * hop : stop * hop]
-            first = max(0, stop - context)
-            held, done = held[:, first:], stop - first
+    def take(stop: int, fade: int) -> Iterator[Tensor]:
+        nonlocal held, done, tail
+        if stop - fade <= done:
+            return
+        wave = autoencoder.decode(held)[..., done * hop : stop * hop]
+        if tail is not None:
+            ramp = (torch.arange(tail.shape[-1], device=wave.device) + 1) / (tail.shape[-1] + 1)
+            wave[..., : tail.shape[-1]] = torch.lerp(tail, wave[..., : tail.shape[-1]], ramp.to(wave.dtype))
+        yield wave[..., : wave.shape[-1] - fade * hop]
+        tail, done = wave[..., wave.shape[-1] - fade * hop :], stop - fade
+        first = max(0, done - context)
+        held, done = held[:, first:], done - first
 
     for piece in pieces:
         held = piece if held is None else torch.cat((held, piece), dim=1)
-        yield from take(held.shape[1] - context)
+        yield from take(held.shape[1] - context, _FADE)
     if held is not None:
-        yield from take(held.shape[1])
+        yield from take(held.shape[1], 0)

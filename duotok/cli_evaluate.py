@@ -1,4 +1,4 @@
-"""The command line of evaluation: `duotok evaluate quality`."""
+"""The command line of evaluation: `duotok evaluate quality`, `decoding`."""
 
 from __future__ import annotations
 
@@ -64,6 +64,44 @@ def quality(
     table = Table("", *results, box=None)
     for name in next(iter(results.values())):
         table.add_row(name, *(f"{values.get(name, math.nan):.4g}" for values in results.values()))
+    _out.print(table)
+
+
+@app.command(epilog="Example: duotok evaluate decoding corpus/manifest.jsonl --tokenizer my-tokenizer -o decoding.json")
+def decoding(
+    manifest: Annotated[Path, typer.Argument(help="Songs with true stems, .jsonl; those held out are decoded.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of the results, .json.")],
+    tokenizer: Annotated[str, typer.Option(help="Name, folder or hub id of a tokenizer with a decoder.")] = "tiny",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
+    steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 50,
+    guidance: Annotated[float, typer.Option(min=0.0, help="1 follows the codes, more exaggerates them.")] = 1.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of every song, from its middle.")] = 30.0,
+    songs: Annotated[int | None, typer.Option(min=1, help="At most so many; default: all that are held out.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of the decoded waves.")] = Path("cache"),
+) -> None:
+    """Mel distance of decoded songs, of an untrained decoder, shuffled codes and the other track's codes."""
+    from dataclasses import asdict
+
+    from .dataset.songs import load_songs
+    from .decoder import Sampling
+    from .evaluation.decoding import measure_decoding
+    from .files import write_atomically
+    from .tokenizer import load
+
+    trained, sampling = load(tokenizer, device=device), Sampling(steps, guidance, seed)
+    held_out = load_songs(
+        manifest, cache, trained.decoder.sample_rate, 6.0, None, trained.decoder.autoencoder.channels
+    ).held_out
+    held_out = held_out[:songs]
+    with _Steps("songs", len(held_out)) as bar:
+        results = measure_decoding(trained, held_out, sampling, seconds, bar.songs)
+    prints = {"tokenizer": trained.fingerprint, "decoder": trained.decoder.fingerprint}
+    found = {**prints, "sampling": asdict(sampling), "seconds": seconds, **results}
+    write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
+    table = Table("", *results["tracks"], box=None)
+    for name in next(iter(results["tracks"].values())):
+        table.add_row(name, *(f"{values[name]:.4g}" for values in results["tracks"].values()))
     _out.print(table)
 
 

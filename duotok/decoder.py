@@ -207,18 +207,27 @@ def load_decoder(folder: Path | None, tokenizer: str) -> Decoder:
     inside = folder / storage.DECODER
     config = storage.read_config(inside, DecoderConfig, FORMAT_VERSION)
     decoder = Decoder(config, autoencoders.load_autoencoder(folder / storage.AUTOENCODER))
-    for what, expected, found in (
-        ("tokenizer", config.tokenizer, tokenizer),
-        ("autoencoder", config.autoencoder, autoencoders.fingerprint(decoder.autoencoder)),
-    ):
-        if expected != found:
-            raise CheckpointError(
-                f"{inside}: expected the {what} it was trained with, {expected[:16]}; got {found[:16]}; "
-                "train stage 4 for this one"
-            )
+    check_origin(inside, decoder, tokenizer)
     storage.read_weights(inside, decoder.dit)
     storage.check_fingerprint(inside, decoder.fingerprint)
     return decoder
+
+
+def check_origin(place: Path, decoder: Decoder, tokenizer: str) -> None:
+    """Compare tokenizer (a fingerprint) and autoencoder with those that the decoder at a place was trained with.
+
+    Raises:
+        CheckpointError: if one is another.
+    """
+    for what, expected, found in (
+        ("tokenizer", decoder.config.tokenizer, tokenizer),
+        ("autoencoder", decoder.config.autoencoder, autoencoders.fingerprint(decoder.autoencoder)),
+    ):
+        if expected != found:
+            raise CheckpointError(
+                f"{place}: expected the {what} it was trained with, {expected[:16]}; got {found[:16]}; "
+                "train stage 4 for this one"
+            )
 
 
 def num_latents(num_frames: int, frame_rate: int, autoencoder: Autoencoder) -> int:

@@ -69,7 +69,14 @@ LAYERS = {
         },
         {"numpy", "torch", "accelerate", "safetensors"},
     ),
-    "evaluation": ({"kernels", "model", "lyrics", "tokenizer", "dataset", "evaluation"}, {"numpy", "torch"}),
+    "evaluation": (
+        {"kernels", "model", "lyrics", "autoencoder", "decoder", "tokenizer", "dataset", "evaluation"},
+        {"numpy", "torch"},
+    ),
+    "experiments": (
+        {"files", "model", "decoder", "tokenizer", "dataset", "training", "evaluation", "experiments"},
+        {"numpy", "torch", "accelerate", "matplotlib"},
+    ),
     "cli_text": (set(), {"rich"}),
     "cli_evaluate": ({"cli_evaluate"}, {"typer", "rich"}),
     "cli_decode": ({"cli_decode", "cli_text"}, {"typer", "rich"}),

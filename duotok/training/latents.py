@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -24,6 +23,8 @@ from duotok.files import make_folder, write_atomically
 from duotok.model.bottleneck import TRACKS
 from duotok.model.vae import Autoencoder
 from duotok.tokenizer import DuoTok
+
+from .data import Crop
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def cache_latents(
 
 def _tensors(song: Song, tokenizer: DuoTok, autoencoder: Autoencoder) -> dict[str, Tensor]:
     device = next(autoencoder.parameters()).device
-    waves = [torch.from_numpy(song.read(name, 0, song.num_samples).astype(np.float32) / 32768) for name in TRACKS]
-    codes = tokenizer.encode(waves[0], waves[1], autoencoder.sample_rate)[0]
+    waves = [Crop(song, 0, song.num_samples).wave(name) for name in TRACKS]  # (S,), or (C, S)
+    codes = tokenizer.encode(waves[:1], waves[1:], autoencoder.sample_rate)[0]
     latents = [encode_wave(autoencoder, wave.to(device).expand(autoencoder.channels, -1)) for wave in waves]
     return {"latents": torch.stack(latents).half().cpu(), "codes": codes.to(torch.int32)}

@@ -43,7 +43,7 @@ class Stage4Config(CropConfig):
 
     Attributes:
         tokenizer: name, folder or hub id of the tokenizer whose codes are decoded.
-        autoencoder: its folder; empty for the one in the tokenizer's folder.
+        autoencoder: its folder; None for the one in the tokenizer's folder.
         latents: folder of the cached latents; None is "latents" beside the manifest.
         dit: the network; its latent_dim and condition_dim are those of autoencoder and tokenizer.
         condition_dropout: share of items that learn without a condition; default, not from the paper: LeVo's.
@@ -59,7 +59,7 @@ class Stage4Config(CropConfig):
 
     stage: Literal[4] = 4
     tokenizer: str = "tiny"
-    autoencoder: str = ""
+    autoencoder: str | None = None
     latents: str | None = None
     dit: DiTConfig = field(default_factory=DiTConfig)
     condition_dropout: float = 0.1
@@ -116,6 +116,11 @@ class Stage4(CropTask):
     def sample_rate(cls, config: Stage4Config) -> int:
         """Give the autoencoder's rate."""
         return read_autoencoder(config).sample_rate
+
+    @classmethod
+    def channels(cls, config: Stage4Config) -> int:
+        """Give the autoencoder's channels."""
+        return read_autoencoder(config).channels
 
     def weights(self) -> Mapping[str, float]:
         """Weigh L_eps and the improvement, which is to grow."""

@@ -13,7 +13,7 @@ from duotok import config as configuration
 from duotok import storage
 from duotok.config import ConfigError
 from duotok.dataset.songs import Songs, load_songs
-from duotok.decoder import Decoder, DecoderConfig
+from duotok.decoder import Decoder, DecoderConfig, check_origin
 from duotok.model.semantic import SemanticConfig, SemanticModel
 from duotok.model.vae import Autoencoder, AutoencoderConfig, make_autoencoder
 from duotok.tokenizer import DuoTok, TokenizerConfig, load
@@ -150,8 +150,7 @@ def export_decoder(run: Path, folder: Path, config: Stage4Config) -> DuoTok:
         config: that names tokenizer and autoencoder.
 
     Raises:
-        ValueError: if they are not those of the run.
-        CheckpointError: if the run has no checkpoint, or tokenizer or autoencoder cannot be read.
+        CheckpointError: if the run has no checkpoint, or tokenizer or autoencoder cannot be read or are not those of the run.
     """
     found = checkpoint.latest(run)
     if found is None:
@@ -160,12 +159,10 @@ def export_decoder(run: Path, folder: Path, config: Stage4Config) -> DuoTok:
     decoder.dit.load_state_dict(
         {name.removeprefix(_DIT): t for name, t in checkpoint.read_weights(run).items() if name.startswith(_DIT)}
     )
-    source = storage.find(config.tokenizer)
-    storage.copy(source, folder)
+    check_origin(run, decoder, load(config.tokenizer).fingerprint)
+    storage.copy(storage.find(config.tokenizer), folder)
     decoder.save(folder, training=_summary(run, found))
-    tokenizer = load(folder)
-    assert tokenizer.decoder.fingerprint == decoder.fingerprint, "what was saved is what is loaded"
-    return tokenizer
+    return load(folder)
 
 
 def _summary(run: Path, found: checkpoint.Checkpoint) -> str:

@@ -1,0 +1,1 @@
+"""Experiments, one a file, run as `python -m duotok.experiments.NAME`; each writes results.json, a picture and a page."""
