@@ -194,7 +194,9 @@ def bench_replace_noise(benchmark, peaks, dtype, per_element, backward):
     ours = lambda: replace_noise(x, 0.2, 1.0, seed, per_element)  # noqa: E731
     torch.testing.assert_close(ours()[:64], replace_noise.reference(x[:64], 0.2, 1.0, seed, per_element), rtol=1e-2, atol=2e-6)
     whole = _with_backward(up, x) if backward else lambda function: function
-    rivals = {"eager": whole(eager), "compiled": whole(torch.compile(eager))}
+    rivals = {"eager": whole(eager)}
+    if dtype == torch.bfloat16:
+        rivals["compiled"] = whole(torch.compile(eager))
     moved = (2 + 2 * backward) * x.numel() * x.element_size()
     record(benchmark, peaks, f"replace_noise {'elements' if per_element else 'frames'}", whole(ours), rivals, moved)
 

@@ -226,16 +226,22 @@ def _pool(process: int, helpers: int) -> ThreadPoolExecutor:
 def _share(function: Callable[..., None], rows: int, *arguments: object) -> None:
     """Call function(begin, end, *arguments) on as many threads as torch uses, which together cover the rows.
 
-    Each of them is torch's only thread meanwhile: threads that wait for the next product would spin on the others' cores.
+    Each of them is torch's only thread meanwhile: threads that wait for the next product would spin on the others' cores. The
+    inference mode, which each thread has for itself, is the caller's.
     """
-    at_most = torch.get_num_threads()
+    at_most, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    def work(begin: int, end: int) -> None:
+        with torch.inference_mode(inference):
+            function(begin, end, *arguments)
+
     threads = max(1, min(at_most, rows))
     cuts = [rows * thread // threads for thread in range(threads + 1)]
     pool = _pool(os.getpid(), threads - 1) if threads > 1 else None
-    waiting = [pool.submit(function, begin, end, *arguments) for begin, end in itertools.pairwise(cuts[1:])]
+    waiting = [pool.submit(work, begin, end) for begin, end in itertools.pairwise(cuts[1:])]
     try:
         torch.set_num_threads(1)
-        function(cuts[0], cuts[1], *arguments)
+        work(cuts[0], cuts[1])
         for share in waiting:
             share.result()
     finally:

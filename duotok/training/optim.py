@@ -65,8 +65,7 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Move the averages towards the parameters."""
-        for name, parameter in self._parameters.items():
-            self.averages[name].lerp_(parameter, 1 - self.decay)
+        torch._foreach_lerp_(list(self.averages.values()), list(self._parameters.values()), 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -189,6 +189,23 @@ def test_no_buffer_of_rows_by_codes(narrow):
     assert arrays < 8e6
 
 
+@needs_numba
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_share_the_caller_s_inference_mode_and_give_torch_its_threads_back(narrow, threads):
+    z, codes = torch.randn(40, 12), torch.randn(300, 12)
+    expected, before = brute_force(z, codes), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for mode in (True, False):
+            with torch.inference_mode(mode):
+                prepared = prepare(codes + 0)
+                assert torch.equal(op.run("numba", z + 0, prepared), expected)
+            assert torch.equal(op.run("numba", z, prepared), expected)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_bad_input_is_named_before_any_kernel_starts():
     z, codes = torch.zeros(3, 8), torch.zeros(5, 8)
     for arguments, message in (

@@ -1,0 +1,37 @@
+"""Training runs of experiments: each goes on where it stopped, and leaves what `duotok train` leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+
+from duotok import config as configuration
+from duotok.files import make_folder, write_atomically
+from duotok.training import checkpoint, stages
+from duotok.training.log import read_log
+from duotok.training.loop import train
+
+
+def run(config: str, overrides: Sequence[str], folder: Path, init: Path | None = None) -> list[dict]:
+    """Train a stage, or go on with it, as `duotok train` does.
+
+    Args:
+        config: name or path of the stage's configuration.
+        overrides: `key=value` changes.
+        folder: of the run.
+        init: run of the stage before.
+
+    Returns:
+        the rows of the log that are evaluations, the last one of the trained stage.
+    """
+    settings = stages.load_config(config, overrides)
+    stage = stages.make_stage(settings, stages.read_songs(settings)).to(PartialState().device)
+    stage.prepare()
+    if checkpoint.latest(folder) is None:
+        stage.start(stages.read_state(init, settings.stage) if init else None)
+    make_folder(folder)
+    write_atomically(folder / "config.yaml", configuration.dump(settings).encode())
+    train(stage, settings.train, folder)
+    return [row for row in read_log(folder) if row["kind"] == "evaluation"]
