@@ -124,7 +124,7 @@ def decode_run(
 def safe_name(id: str) -> str:
     """Make a file name of a song's id, different for every id."""
     name = re.sub(r"[^\w.-]+", "_", id).strip("._-")[:50]
-    plain = name == id and not re.search(r"(^|-)[0-9a-f]{8}$", id)
+    plain = name and name == id and not re.search(r"(^|-)[0-9a-f]{8}$", id)
     return name if plain else f"{name}-{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}".lstrip("-")
 
 
