@@ -133,6 +133,7 @@ def test_songs_with_bad_codes_are_refused_by_name(tokens, tokenizer, tmp_path, m
         (["--tokenizer", "OTHER"], "expected tokens of this tokenizer, "),
         (["--tokenizer", "BARE"], "expected decoder weights in a sub-folder decoder; got none"),
         (["--tokenizer", "nope"], "got 'nope'"),
+        (["--device", "warp"], "device: expected cpu or a device of this machine; got 'warp'"),
     ],
 )
 def test_wrong_usage_is_one_line(tokens, tokenizer, tmp_path, options, message):
