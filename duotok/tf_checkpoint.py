@@ -1,9 +1,9 @@
 """Tensors of a TensorFlow checkpoint, read without TensorFlow.
 
 A checkpoint is `NAME.index`, a table in the format of LevelDB (github.com/google/leveldb, doc/table_format.md) whose values are
-protocol buffers (TensorFlow's tensor_bundle.proto), and `NAME.data-00000-of-00001`, the tensors' bytes. Every length and offset is
-checked against the file before it is used, and every checksum is compared. Read are what checkpoints of models hold: one data
-file, no compression, float32 and integers.
+protocol buffers (TensorFlow's tensor_bundle.proto), and `NAME.data-00000-of-00001`, the tensors' bytes. Every length and offset
+is checked against the file before it is used, and every checksum is compared. What checkpoints of models hold is read: one
+file of data, no compression, floats and integers.
 """
 
 from __future__ import annotations

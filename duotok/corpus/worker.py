@@ -17,6 +17,7 @@ from duotok.audio import AudioError, file_sha256
 from duotok.files import WriteError
 from duotok.tokenizer import DuoTok
 
+from .activity import VocalActivity
 from .reader import MixturePolicy, open_song
 from .songs import Song
 from .store import TOKEN_FORMAT, check_row
@@ -58,10 +59,11 @@ def tokenize_song(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> Outco
 
 def _row(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> dict[str, Any]:
     with open_song(song, policy) as opened:
-        stream = tokenizer.stream(opened.sample_rate)
+        stream, activity = tokenizer.stream(opened.sample_rate), VocalActivity(opened.sample_rate)
         # One block that grows, frame by frame: a small tensor for each second of three hours would fragment the heap.
         stored = bytearray()
         for vocals, accompaniment in opened.blocks():
+            activity.push(vocals)
             stored += stream.push(vocals, accompaniment).T.numpy().tobytes()
         num_samples, rate, channels = opened.num_samples, opened.source_rate, opened.channels
         num_frames = tokenizer.num_frames(num_samples, rate)
@@ -79,7 +81,7 @@ def _row(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> dict[str, Any]
         "channels": channels,
         "start_time": song.start,
         "gain_db": 0.0,
-        "vocal_activity": None,
+        "vocal_activity": activity.finish(-(-num_samples // rate)) if opened.knows_vocals else None,
         "text": song.text,
         "language": song.language,
         "tags": song.tags,
