@@ -1,0 +1,122 @@
+"""The songs of finished runs, one after another, for exports; a few are in memory at a time, however many there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from .plan import read_plan
+from .songs import PlanError
+from .store import data_path, read_note
+from .vocabulary import TRACK_SIZE
+
+_SONGS_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class TokenSong:
+    """A song as it is stored.
+
+    Attributes:
+        codes: (2, T) uint16, vocals first.
+        row: its other columns.
+    """
+
+    codes: np.ndarray
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """Files of tokens that belong together.
+
+    Attributes:
+        files: Parquet, in the order in which their songs are read.
+        metadata: what the first of them says of how it was made.
+        fingerprints: of the tokenizers, more than one only where that was asked for.
+        separators: what vocals come from.
+    """
+
+    files: tuple[Path, ...]
+    metadata: dict[str, Any]
+    fingerprints: tuple[str, ...]
+    separators: tuple[str, ...]
+
+    @property
+    def num_songs(self) -> int:
+        """How many songs there are."""
+        return sum(pq.read_metadata(path).num_rows for path in self.files)
+
+    def songs(self) -> Iterator[TokenSong]:
+        """Yield every song.
+
+        Raises:
+            ValueError: for a song whose tracks differ in length, or whose codes do not fit the vocabulary.
+        """
+        for path in self.files:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_SONGS_AT_A_TIME):
+                    tracks = [batch.column(name) for name in ("vocal_codes", "accomp_codes")]
+                    rows = batch.drop_columns(["vocal_codes", "accomp_codes"]).to_pylist()
+                    for i, row in enumerate(rows):
+                        codes = [track[i].values.to_numpy(zero_copy_only=False) for track in tracks]
+                        _check(codes, row["id"], path)
+                        yield TokenSong(np.stack(codes), row)
+
+
+def _check(codes: list[np.ndarray], name: str, path: Path) -> None:
+    lengths, largest = [len(track) for track in codes], max((int(track.max(initial=0)) for track in codes), default=0)
+    if lengths[0] != lengths[1] or largest >= TRACK_SIZE:
+        found = f"{lengths[0]} and {lengths[1]} codes up to {largest}"
+        raise ValueError(f"{path}: {name}: expected two tracks of one length and codes below {TRACK_SIZE}; got {found}; "
+                         "tokenize again")  # fmt: skip
+
+
+def find_tokens(sources: Iterable[Path], force: bool = False, partial: bool = False) -> TokenSet:
+    """Find the files of tokens of runs, folders and single files.
+
+    Args:
+        sources: folders that `tokenize` wrote, other folders with Parquet files of tokens, or such files.
+        force: take different tokenizers together.
+        partial: take what is there of a run that is not finished.
+
+    Raises:
+        PlanError: if there are no tokens, if a run is not finished, or tokenizers differ.
+    """
+    files = [file for source in sources for file in _files(Path(source), partial)]
+    made = [_metadata(file) for file in files]
+    if not files:
+        raise PlanError(f"expected files of tokens; found none in {', '.join(map(str, sources))}; run duotok tokenize first")
+    fingerprints = tuple(sorted({found["fingerprint"] for found in made}))
+    if len(fingerprints) > 1 and not force:
+        named = ", ".join(fingerprint[:16] for fingerprint in fingerprints)
+        raise PlanError(f"expected tokens of one tokenizer; got fingerprints {named}; export them apart, or force it")
+    return TokenSet(tuple(files), made[0], fingerprints, tuple(sorted({found["separator"] for found in made})))
+
+
+def _files(source: Path, partial: bool) -> list[Path]:
+    if source.is_file():
+        return [source]
+    if not (source / "plan.json").is_file():
+        return sorted(source.rglob("*.parquet"))
+    notes = [read_note(source, unit) for unit in range(read_plan(source).num_units)]
+    missing = sum(note is None for note in notes)
+    if missing and not partial:
+        raise PlanError(f"{source}: expected a finished run; got one that lacks {missing} of {len(notes)} units; "
+                        "run tokenize again, or export what is there with --partial")  # fmt: skip
+    return [data_path(source, unit) for unit, note in enumerate(notes) if note and note.sha256]
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((pq.read_schema(path).metadata or {})[b"duotok"])
+        return {"fingerprint": found["fingerprint"], "separator": found["separator"], **found}
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise PlanError(f"{path}: expected a file that duotok tokenize wrote; got {type(error).__name__}: {error}; "
+                        "leave it out") from error  # fmt: skip
