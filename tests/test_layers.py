@@ -14,9 +14,9 @@ LAYERS = {
     "kernels": (set(), {"torch", "numpy", "triton", "numba", "flash_attn", "xformers"}),
     "model": ({"kernels", "model"}, {"torch", "einops"}),
     "config": (set(), {"pydantic", "yaml"}),
+    "fixed_math": (set(), set()),
     "integrity": (set(), {"numpy"}),
     "audio": ({"integrity"}, {"numpy", "soundfile", "soxr"}),
-    "fixed_math": (set(), set()),
     "tf_checkpoint": (set(), {"numpy"}),
     "spleeter": ({"fixed_math", "tf_checkpoint"}, {"numpy", "torch"}),
     "separation": ({"fixed_math"}, {"numpy"}),
@@ -25,7 +25,7 @@ LAYERS = {
     "storage": ({"config", "files"}, {"torch", "yaml", "safetensors", "huggingface_hub"}),
     "windows": ({"audio"}, {"numpy"}),
     "stream": ({"windows"}, {"numpy", "torch"}),
-    "tokenizer": ({"model", "config", "storage", "stream", "windows"}, {"numpy", "torch", "huggingface_hub"}),
+    "tokenizer": ({"fixed_math", "model", "config", "storage", "stream", "windows"}, {"numpy", "torch", "huggingface_hub"}),
     "corpus": (
         {
             "kernels",
