@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_out, _err = Console(highlight=False, soft_wrap=True, markup=False), Console(stderr=True, highlight=False, soft_wrap=True)
+from .console import err, show
 
 
 def register(app: typer.Typer) -> None:
@@ -30,10 +29,10 @@ def export(
     from .corpus.export import export as write
 
     columns = TextColumn("songs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=_err) as bar:
+    with Progress(*columns, console=err) as bar:
         task = bar.add_task("songs", total=None)
         report = write(
             runs, out, format, layout, songs_per_shard, force, partial,
             lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    _out.print(f"{report.num_songs} songs, {report.hours:.4f} hours of audio, {report.num_codes} codes in {out}")
+    show(f"{report.num_songs} songs, {report.hours:.4f} hours of audio, {report.num_codes} codes in {out}")

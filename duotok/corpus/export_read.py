@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from .merge import refuse_twice
 from .plan import read_plan
 from .songs import PlanError
-from .store import data_path, read_note
+from .store import data_path, is_intact, read_note
 from .vocabulary import TRACK_SIZE
 
 _SONGS_AT_A_TIME = 64
@@ -87,17 +89,20 @@ def find_tokens(sources: Iterable[Path], force: bool = False, partial: bool = Fa
         partial: take what is there of a run that is not finished.
 
     Raises:
-        PlanError: if there are no tokens, if a run is not finished, or tokenizers differ.
+        PlanError: if there are no tokens, if a run is not finished, if tokenizers differ, or if a song is there twice.
     """
-    files = [file for source in sources for file in _files(Path(source), partial)]
-    made = [_metadata(file) for file in files]
+    found = [_files(Path(source), partial) for source in sources]
+    files = list(chain.from_iterable(found))
+    if len(found) > 1:
+        refuse_twice(files)
     if not files:
         raise PlanError(f"expected files of tokens; found none in {', '.join(map(str, sources))}; run duotok tokenize first")
-    fingerprints = tuple(sorted({found["fingerprint"] for found in made}))
+    made = [_metadata(file) for file in files]
+    fingerprints = tuple(sorted({each["fingerprint"] for each in made}))
     if len(fingerprints) > 1 and not force:
         named = ", ".join(fingerprint[:16] for fingerprint in fingerprints)
         raise PlanError(f"expected tokens of one tokenizer; got fingerprints {named}; export them apart, or force it")
-    return TokenSet(tuple(files), made[0], fingerprints, tuple(sorted({found["separator"] for found in made})))
+    return TokenSet(tuple(files), made[0], fingerprints, tuple(sorted({each["separator"] for each in made})))
 
 
 def _files(source: Path, partial: bool) -> list[Path]:
@@ -106,7 +111,8 @@ def _files(source: Path, partial: bool) -> list[Path]:
     if not (source / "plan.json").is_file():
         return sorted(source.rglob("*.parquet"))
     notes = [read_note(source, unit) for unit in range(read_plan(source).num_units)]
-    missing = sum(note is None for note in notes)
+    notes = [note if note and is_intact(source, unit, note) else None for unit, note in enumerate(notes)]
+    missing = notes.count(None)
     if missing and not partial:
         raise PlanError(f"{source}: expected a finished run; got one that lacks {missing} of {len(notes)} units; "
                         "run tokenize again, or export what is there with --partial")  # fmt: skip

@@ -23,7 +23,7 @@ from duotok.corpus import export_read
 from duotok.corpus.export import FORMATS, export
 from duotok.corpus.plan import make_plan
 from duotok.corpus.songs import Song
-from duotok.corpus.store import SCHEMA, UnitOutcome, data_path, write_unit
+from duotok.corpus.store import SCHEMA, UnitOutcome, data_path, write_note, write_unit
 from duotok.corpus.vocabulary import LAYOUTS, arrange, streams
 
 NAMES = ["first", "two\nlines", "ünïcode/with.dots", "4", "five", "six", "seven"]
@@ -48,9 +48,9 @@ def make_run(folder: Path, names: list[str], fingerprint: str = "a" * 64, units_
     songs = [Song(name, name, mixture_path=f"{name}.flac") for name in names]
     plan = make_plan(folder, songs, fingerprint, "none:vocals", 3)
     rows = [row_of(number, name) for number, name in enumerate(names)]
-    metadata = {"fingerprint": fingerprint, "separator": "none:vocals", "frame_rate": 25, "trained": False}
+    metadata = {"fingerprint": fingerprint, "separator": "none:vocals", "frame_rate": 25, "trained": False, "versions": {}}
     for unit in range(plan.num_units if units_done is None else units_done):
-        write_unit(folder, unit, UnitOutcome([row for row, _ in rows[3 * unit : 3 * unit + 3]]), metadata)
+        write_note(folder, unit, write_unit(folder, unit, UnitOutcome([row for row, _ in rows[3 * unit : 3 * unit + 3]]), metadata))
     return [codes for _, codes in rows]
 
 
@@ -210,6 +210,11 @@ def test_other_fingerprints_are_refused_unless_forced(run, tmp_path):
     assert json.loads((tmp_path / "out" / "duotok.json").read_text(encoding="utf-8"))["fingerprints"] == ["a" * 64, "b" * 64]
 
 
+def test_a_song_that_is_there_twice_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="expected unique ids; got 'first'"):
+        export([run, run], tmp_path / "out", "npy")
+
+
 def test_an_unfinished_run_is_refused_unless_asked_for(tmp_path):
     make_run(tmp_path / "run", NAMES, units_done=2)
     with pytest.raises(ValueError, match="lacks 1 of 3 units"):
@@ -217,7 +222,7 @@ def test_an_unfinished_run_is_refused_unless_asked_for(tmp_path):
     export([tmp_path / "run"], tmp_path / "out", "npy", partial=True)
     assert [line["id"] for line in lines_of(tmp_path / "out")] == NAMES[:6]
     path = data_path(tmp_path / "run", 0)
-    path.write_bytes(path.read_bytes()[:-1])  # a damaged unit is a missing one
+    path.write_bytes(path.read_bytes()[:-1] + b"x")  # a damaged unit is a missing one
     with pytest.raises(ValueError, match="lacks 2 of 3 units"):
         export([tmp_path / "run"], tmp_path / "more", "npy")
 
