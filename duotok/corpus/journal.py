@@ -125,9 +125,9 @@ def _replay_claim(entries: list[dict[str, Any]], crashed: bool, told: Replay) ->
                 told.outcomes[entry["id"]] = Outcome(row, entry["failure"], entry["audio"])
                 told.seconds.update(entry["seconds"])
         else:  # the claim ended, in order or by a defect
-            told.crashes.update(flying if "crash" in entry else ())
+            told.crashes.update(list(flying) if "crash" in entry else ())
             flying.clear()
-    (told.crashes if crashed else told.kills).update(flying)
+    (told.crashes if crashed else told.kills).update(list(flying))
 
 
 def discard(run: Path, unit: int) -> None:

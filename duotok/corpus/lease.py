@@ -114,6 +114,12 @@ class Claims:
         return None
 
 
+def discard(run: Path, unit: int) -> None:
+    """Remove all claims of a unit that is done."""
+    for path in _claims_of(run / "leases", unit):
+        path.unlink(missing_ok=True)
+
+
 def holder(path: Path) -> str:
     """Name who made a claim, for people."""
     first = (_lines(path.read_bytes()) if path.exists() else []) or [{}]

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import journal, remote
+from . import journal, lease, remote
 from .job import Job
 from .journal import Journal, Replay
 from .lease import Lease, LeaseLost
@@ -68,23 +68,24 @@ def run_unit(job: Job, unit: int) -> UnitNote | None:
         EncoderError: if the encoder fails; the next try blames the song.
     """
     if note := read_note(job.run, unit):
+        _tidy(job.run, unit)
         return note
-    if (lease := job.claims.claim(unit)) is None:
+    if (held := job.claims.claim(unit)) is None:
         return None
     try:
         if note := read_note(job.run, unit):  # another committed it a moment ago
             return note
-        with _beating(lease, job.options.beat_s) as progress:
-            return _do(job, unit, lease, progress)
+        with _beating(held, job.options.beat_s) as progress:
+            return _do(job, unit, held, progress)
     except LeaseLost:
         logger.warning("unit %d: another worker took it over; going on with the next", unit)
         return None
     finally:
         with suppress(OSError):
-            lease.release()
+            held.release()
 
 
-def _do(job: Job, unit: int, lease: Lease, progress: _Progress) -> UnitNote:
+def _do(job: Job, unit: int, held: Lease, progress: _Progress) -> UnitNote:
     _remove_partial(job.run, unit)
     start = time.monotonic()
     songs, told = read_unit(job.run, unit), journal.replay(job.run, unit, job.identity)
@@ -94,13 +95,13 @@ def _do(job: Job, unit: int, lease: Lease, progress: _Progress) -> UnitNote:
     own.watch_for_crashes()
     job.watch.take()
     try:
-        _tokenize(job, songs, told, own, lease, progress)
+        _tokenize(job, songs, told, own, held, progress)
     except EncoderError as error:
         own.crash(error)
         raise
     finally:
         own.close()
-    lease.beat(**progress.beat())  # the last moment to find out that another has the unit
+    held.beat(**progress.beat())  # the last moment to find out that another has the unit
     with job.watch.stage("write"):
         note = _write_unit(job, unit, [told.outcomes[song.id] for song in songs])
     told.seconds.update({**job.watch.take(), "elapsed": time.monotonic() - start})
@@ -108,7 +109,7 @@ def _do(job: Job, unit: int, lease: Lease, progress: _Progress) -> UnitNote:
     return note
 
 
-def _tokenize(job: Job, songs: list[Song], told: Replay, own: Journal, lease: Lease, progress: _Progress) -> None:
+def _tokenize(job: Job, songs: list[Song], told: Replay, own: Journal, held: Lease, progress: _Progress) -> None:
     """Tokenize what the journals do not tell of yet, and add it to them; the own journal is written behind."""
     outcomes = _outcomes(job.pipeline, [song for song in songs if song.id not in told.outcomes], told, own)
     written: Future | None = None
@@ -122,7 +123,7 @@ def _tokenize(job: Job, songs: list[Song], told: Replay, own: Journal, lease: Le
             told.outcomes[song.id] = outcome
             told.seconds.update({**seconds, "elapsed": 0.0})
             progress.count(outcome)
-            if lease.lost:
+            if held.lost:
                 raise LeaseLost
     if written:
         written.result()
@@ -162,6 +163,12 @@ def _commit(job: Job, unit: int, note: UnitNote) -> None:
     journal.discard(job.run, unit)
 
 
+def _tidy(run: Path, unit: int) -> None:
+    """Remove what is left of a unit that was committed, where its worker was killed right after."""
+    journal.discard(run, unit)
+    lease.discard(run, unit)
+
+
 def _remove_partial(run: Path, unit: int) -> None:
     """Remove what a killed worker left half-written of a unit's files."""
     for path in (data_path(run, unit), failed_path(run, unit), note_path(run, unit)):
@@ -170,14 +177,14 @@ def _remove_partial(run: Path, unit: int) -> None:
 
 
 @contextmanager
-def _beating(lease: Lease, beat_s: float) -> Iterator[_Progress]:
+def _beating(held: Lease, beat_s: float) -> Iterator[_Progress]:
     """Show signs of life of a claim, from another thread, until the block ends."""
     progress, ended = _Progress(since=time.monotonic()), threading.Event()
 
     def beat() -> None:
         while not ended.wait(beat_s):
             try:
-                lease.beat(**progress.beat())
+                held.beat(**progress.beat())
             except LeaseLost:
                 return
             except OSError as error:  # a full disk: the worker itself will say so

@@ -50,7 +50,9 @@ def make_run(folder: Path, names: list[str], fingerprint: str = "a" * 64, units_
     rows = [row_of(number, name) for number, name in enumerate(names)]
     metadata = {"fingerprint": fingerprint, "separator": "none:vocals", "frame_rate": 25, "trained": False, "versions": {}}
     for unit in range(plan.num_units if units_done is None else units_done):
-        write_note(folder, unit, write_unit(folder, unit, UnitOutcome([row for row, _ in rows[3 * unit : 3 * unit + 3]]), metadata))
+        write_note(
+            folder, unit, write_unit(folder, unit, UnitOutcome([row for row, _ in rows[3 * unit : 3 * unit + 3]]), metadata)
+        )
     return [codes for _, codes in rows]
 
 
