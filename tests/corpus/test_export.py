@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
-from duotok import cli_export
+from duotok.cli import app
 from duotok.corpus import export_read
 from duotok.corpus.export import FORMATS, export
 from duotok.corpus.plan import make_plan
@@ -284,13 +283,10 @@ def test_only_a_few_songs_are_read_ahead(tmp_path, monkeypatch):
 
 
 def test_the_command_line(run, tmp_path):
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    cli_export.register(app)
-    options = ["export", str(run), "-o", str(tmp_path / "out"), "--format", "bin32", "--layout", "interleaved"]
+    options = ["tokenize", "export", str(run), "-o", str(tmp_path / "out"), "--format", "bin32", "--layout", "interleaved"]
     done = CliRunner().invoke(app, options)
     assert done.exit_code == 0 and "7 songs" in done.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"tokens.bin", "songs.jsonl", "duotok.json"}
     for change, found in ((("--format", "mp3"), "expected one of hf"), (("--layout", "x"), "expected one of parallel")):
-        failed = CliRunner().invoke(app, ["export", str(run), "-o", str(tmp_path / "new"), *change])
+        failed = CliRunner().invoke(app, ["tokenize", "export", str(run), "-o", str(tmp_path / "new"), *change])
         assert found in str(failed.exception)

@@ -101,8 +101,8 @@ def test_ray_data_map_batches(manifest, spread_folder, spread_tokenizer, tmp_pat
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     changes = {
         '"songs.jsonl"': repr(str(manifest)), '"tiny"': repr(str(spread_folder)), "batch_size=64": "batch_size=4",
-        '"device": "cuda"': f'"device": "cpu", "folder": {str(manifest.parent)!r}', "num_gpus=1, concurrency=8": "concurrency=1",
-        '"tokens"': repr(str(tmp_path / "tokens")),
+        '"device": "cuda"': f'"device": "cpu", "folder": {str(manifest.parent)!r}', '"tokens"': repr(str(tmp_path / "tokens")),
+        "num_gpus=1, concurrency=8": "concurrency=1",
     }  # fmt: skip
     try:
         run_recipe(1, changes, ray=ray, TokenizeTables=TokenizeTables)
