@@ -35,4 +35,5 @@ def export(
             runs, out, format, layout, songs_per_shard, force, partial,
             lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    show(f"{report.num_songs} songs, {report.hours:.4f} hours of audio, {report.num_codes} codes in {out}")
+    songs = "1 song" if report.num_songs == 1 else f"{report.num_songs} songs"
+    show(f"{songs}, {report.hours:.4f} hours of audio, {report.num_codes} codes in {out}")

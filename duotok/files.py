@@ -53,11 +53,12 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Fill a folder that appears whole or not at all: yield a temporary one beside it, flushed and renamed at the end.
 
     Raises:
-        WriteError: if the folder is there already, if the disk is full, or it cannot be written to.
+        ValueError: if the folder is there already.
+        WriteError: if the disk is full, or it cannot be written to.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     if target.exists():
-        raise WriteError(f"{target}: expected a new folder; got one that is there; choose another name, or remove it")
+        raise ValueError(f"{target}: expected a new folder; got one that is there; choose another name, or remove it")
     make_folder(temporary)
     try:
         yield temporary

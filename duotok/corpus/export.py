@@ -74,8 +74,9 @@ def export(
         on_song: called with the songs done and their number.
 
     Raises:
-        ValueError: for an unknown format or layout, tokens that are not whole or do not belong together, or a missing package.
-        WriteError: if the folder is there already, or cannot be written to.
+        ValueError: for an unknown format or layout, a folder that is there already, tokens that are not whole or do not belong
+            together, or a missing package.
+        WriteError: if the folder cannot be written to.
     """
     for name, found, known in (("format", format, FORMATS), ("layout", layout, LAYOUTS)):
         if found not in known:

@@ -19,6 +19,7 @@ from .store import data_path, is_intact, read_note
 from .vocabulary import TRACK_SIZE
 
 _SONGS_AT_A_TIME = 64
+_CODES = ("vocal_codes", "accomp_codes")
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class TokenSet:
         for path in self.files:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(_SONGS_AT_A_TIME):
-                    tracks = [batch.column(name) for name in ("vocal_codes", "accomp_codes")]
-                    rows = batch.drop_columns(["vocal_codes", "accomp_codes"]).to_pylist()
+                    tracks = [batch.column(name) for name in _CODES]
+                    rows = batch.drop_columns(list(_CODES)).to_pylist()
                     for i, row in enumerate(rows):
                         codes = [track[i].values.to_numpy(zero_copy_only=False) for track in tracks]
                         _check(codes, row["id"], path)
@@ -102,7 +103,8 @@ def find_tokens(sources: Iterable[Path], force: bool = False, partial: bool = Fa
     if len(fingerprints) > 1 and not force:
         named = ", ".join(fingerprint[:16] for fingerprint in fingerprints)
         raise PlanError(f"expected tokens of one tokenizer; got fingerprints {named}; export them apart, or force it")
-    return TokenSet(tuple(files), made[0], fingerprints, tuple(sorted({each["separator"] for each in made})))
+    metadata = {**made[0], "fingerprint": fingerprints[0] if len(fingerprints) == 1 else "mixed"}
+    return TokenSet(tuple(files), metadata, fingerprints, tuple(sorted({each["separator"] for each in made})))
 
 
 def _files(source: Path, partial: bool) -> list[Path]:
@@ -121,7 +123,9 @@ def _files(source: Path, partial: bool) -> list[Path]:
 
 def _metadata(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads((pq.read_schema(path).metadata or {})[b"duotok"])
+        schema = pq.read_schema(path)
+        found = json.loads((schema.metadata or {})[b"duotok"])
+        _ = [schema.field(name) for name in _CODES]
         return {"fingerprint": found["fingerprint"], "separator": found["separator"], **found}
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise PlanError(f"{path}: expected a file that duotok tokenize wrote; got {type(error).__name__}: {error}; "

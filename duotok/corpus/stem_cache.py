@@ -8,6 +8,7 @@ What FLAC can hold is what is tokenized, whether or not it is kept: `quantize` p
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,8 +62,8 @@ def keep_stems(pairs: Iterable[Pair], path: Path, sample_rate: int) -> Iterator[
         WriteError: if the disk is full, or the folder cannot be written to.
     """
     make_folder(path.parent)
-    # Workers that come upon the same song write files of their own.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.flac")
+    # Workers and threads that come upon the same song write files of their own.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.tmp.flac")
     fits = True
     try:
         with _writing(path):

@@ -209,6 +209,7 @@ def test_other_fingerprints_are_refused_unless_forced(run, tmp_path):
     export([run, tmp_path / "other"], tmp_path / "out", "npy", force=True)
     assert [line["id"] for line in lines_of(tmp_path / "out")] == [*NAMES, "x", "y"]
     assert json.loads((tmp_path / "out" / "duotok.json").read_text(encoding="utf-8"))["fingerprints"] == ["a" * 64, "b" * 64]
+    assert json.loads((tmp_path / "out" / "duotok.json").read_text(encoding="utf-8"))["made"]["fingerprint"] == "mixed"
 
 
 def test_a_song_that_is_there_twice_is_refused(run, tmp_path):
@@ -237,7 +238,7 @@ def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch, format)
         export([run], tmp_path / "out", format, songs_per_shard=2)
     assert not list(tmp_path.iterdir())
     (tmp_path / "out").mkdir()
-    with pytest.raises(OSError, match="expected a new folder"):
+    with pytest.raises(ValueError, match="expected a new folder"):
         export([run], tmp_path / "out", format)
 
 
@@ -259,6 +260,9 @@ def test_tokens_that_are_none_are_refused(run, tmp_path):
     ):
         with pytest.raises(ValueError, match=found):
             export(sources, tmp_path / "out", "npy")
+    export([run], tmp_path / "ids", "hf", "interleaved")
+    with pytest.raises(ValueError, match=r"train-00000.parquet: expected a file that duotok tokenize wrote.*vocal_codes"):
+        export([tmp_path / "ids"], tmp_path / "out", "npy")
     table = pq.read_table(data_path(run, 0))
     longer = pa.Table.from_pylist([row | {"vocal_codes": [*row["vocal_codes"], 1]} for row in table.to_pylist()], table.schema)
     pq.write_table(longer, tmp_path / "odd.parquet")
