@@ -232,14 +232,17 @@ def _main(run: Path, setup: Setup, units: list[int], options: Options, connectio
     logging.getLogger("duotok").addHandler(_Send(connection))
     try:
         work(Job(run, setup, options), units)
+        code, last = 0, None
     except KeyboardInterrupt:
-        os._exit(130)
+        code, last = 130, None
     except (OSError, ValueError) as error:
-        connection.send(error)
-        os._exit(1)
+        code, last = 1, error
     except EncoderError as error:
-        logger.warning("%s", error)
-        os._exit(70)
+        code, last = 70, str(error)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends its workers at the first error that it hears of
+    if last is not None:
+        connection.send(last)
+    os._exit(code)
 
 
 def _end_with_parent() -> None:
