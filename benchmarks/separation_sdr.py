@@ -69,7 +69,7 @@ def measure(separator: Separator, vocals: np.ndarray, accompaniment: np.ndarray)
 
 def summary(rows: list[dict]) -> dict[str, dict[str, float]]:
     """Median, mean, least and greatest of every figure."""
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "start_s"}
     kinds = {"median": np.median, "mean": np.mean, "least": min, "greatest": max}
     return {name: {kind: round(float(f(values)), 2) for kind, f in kinds.items()} for name, values in columns.items()}
 
