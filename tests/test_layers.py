@@ -77,7 +77,7 @@ LAYERS = {
         {"numpy", "torch"},
     ),
     "experiments": (
-        {"files", "model", "decoder", "tokenizer", "dataset", "training", "evaluation", "experiments"},
+        {"config", "files", "model", "decoder", "tokenizer", "dataset", "training", "evaluation", "experiments"},
         {"numpy", "torch", "accelerate", "matplotlib"},
     ),
     "cli_evaluate": ({"console"}, {"typer", "rich"}),
