@@ -53,3 +53,16 @@ def why_not_numba(*tensors: Tensor | None) -> str | None:
         if tensor is not None and tensor.device.type != "cpu":
             return f"needs a CPU tensor; got {tensor.device.type}"
     return None
+
+
+def match_numba_threads() -> None:
+    """Let numba's next launch use as many threads as torch does.
+
+    Both may stand on one OpenMP, whose number numba sets to that of all cores when its pool starts: torch's is set back.
+    """
+    import numba
+
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

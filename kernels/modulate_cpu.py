@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .available import match_numba_threads
 from .modulate import modulate_library_op
 
 # Sums may be reordered to vectorise: always alike, as a row's length alone decides how.
@@ -82,7 +83,7 @@ def _modulate_backward(
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    match_numba_threads()
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 

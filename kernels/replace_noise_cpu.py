@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .available import match_numba_threads
 from .philox import COSINE, LOG, SINE
 from .replace_noise import library_op, threshold
 
@@ -128,7 +129,7 @@ def launch(x: Tensor, p: float, sigma: float, seed: Tensor, per_element: bool, a
     source = x.detach().contiguous()
     y = torch.empty_like(source)
     if source.numel():
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        match_numba_threads()
         shape = (-1, source.shape[-1])
         _replace(
             source.view(shape).numpy(), y.view(shape).numpy(), seed.detach().numpy(), threshold(p), _f32(sigma),

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .available import match_numba_threads
 from .simvq_loss import library_op
 
 # Sums may be reordered to vectorise: always alike, as a row's length alone decides how.
@@ -78,7 +79,7 @@ def launch(
     quantized = F.linear(table[indices].float(), weight.float(), None if bias is None else bias.float())
     errors = torch.empty(len(z), dtype=torch.float32)
     if z.numel():
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        match_numba_threads()
         _errors(*_arrays(z, quantized, errors))
     usage = torch.bincount(indices, minlength=len(table))
     return quantized, quantized.new_empty((0, z.shape[1])), errors.sum() / z.numel(), usage
@@ -88,7 +89,7 @@ def launch_backward(grad: Tensor, z: Tensor, code: Tensor, pull: Tensor, rotatio
     """Compute what is local to a row of z (N, D)."""
     dz, residual = torch.empty(z.shape), torch.empty(z.shape)
     if z.numel():
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        match_numba_threads()
         _gradients(*_arrays(grad, z, code), np.float32(pull), rotation, dz.numpy(), residual.numpy())
     return dz, residual
 

@@ -123,3 +123,13 @@ def test_dispatch_costs_less_than_five_microseconds():
         return min(rounds)
 
     assert best(nothing) - best(nothing.reference) < 5e-6
+
+
+def test_numba_leaves_torch_its_number_of_threads():
+    """In a fresh process, because numba's pool starts once: the same OpenMP may serve both."""
+    program = (
+        "import torch; from duotok.kernels import replace_noise; torch.set_num_threads(1);"
+        "replace_noise.run('numba', torch.zeros(64, 64), 0.5, 1.0, torch.tensor([1, 2])); print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
