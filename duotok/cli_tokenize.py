@@ -1,4 +1,4 @@
-"""The command line of runs: `duotok tokenize plan`, `run`, `retry`, `status`, `verify`, `estimate`, `merge`, and all in one go.
+"""The command line of runs: `duotok tokenize plan`, `run`, `retry`, `estimate`, and all in one go; more is in cli_runs.py.
 
 `duotok tokenize SONGS... -o RUN` is short for `duotok tokenize all SONGS... -o RUN`.
 """
@@ -16,6 +16,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
+from . import cli_runs
 from .console import NoteHandler, err, line, show, show_text
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .corpus.plan import Plan
     from .corpus.setup import Setup
     from .corpus.status import RunStatus
-    from .corpus.store import RunReport
 
 
 class _Group(TyperGroup):
@@ -41,6 +41,8 @@ app = typer.Typer(
     help="Tokenize songs into Parquet files: duotok tokenize SONGS... -o RUN; or in steps, for which see the commands.",
     epilog="Example: duotok tokenize songs/ -o run --workers 2",
 )  # fmt: skip
+
+cli_runs.register(app)
 
 _Songs = Annotated[
     list[str],
@@ -151,35 +153,6 @@ def retry(run: _Run, workers: _Workers = 1, decoders: _Decoders = 1, device: _De
     _go(run, replace(setup, device=device or setup.device), units, _How(workers, decoders), retry_refused=True)
 
 
-@app.command(epilog="Example: duotok tokenize status RUN")
-def status(run: _Run) -> None:
-    """Show how far a run is, from any host that sees its folder."""
-    from .corpus.report import make_report, to_markdown
-    from .corpus.status import StatusReader
-
-    found = StatusReader(run).read()
-    show(
-        f"{found.songs} of {found.num_songs} songs, {found.units} of {found.num_units} units, "
-        f"{found.hours:.4f} hours of audio, {found.failed} refused"
-    )
-    for worker in found.workers:
-        show(f"unit {worker.unit}: {worker.songs} songs, {worker.speed:.1f} x real time, pid {worker.pid} on {worker.host}")
-    show_text(to_markdown(make_report(run)))
-
-
-@app.command(epilog="Example: duotok tokenize verify RUN")
-def verify(run: _Run) -> None:
-    """Check a run: every song in exactly one place, both tracks of the right length, every file as it was written."""
-    from .corpus.verify import verify as check
-
-    report = check(run)
-    for problem in report.problems:
-        err.print(f"problem: {line(problem)}")
-    show(f"{_totals(report)}, {report.num_missing} missing, {len(report.problems)} problems")
-    if report.problems:
-        raise typer.Exit(1)
-
-
 @app.command(epilog="Example: duotok tokenize estimate songs/ --sample 20")
 def estimate(
     songs: _Songs, tokenizer: _Tokenizer = "tiny", device: _Device = "cpu", separate: _Separate = "demucs",
@@ -198,20 +171,6 @@ def estimate(
         f"({result.hours_per_hour:.1f} x real time), {result.num_bytes / 1e6:.1f} MB of tokens; "
         f"from {result.num_sampled} songs, {result.num_refused} of them refused"
     )
-
-
-@app.command(epilog="Example: duotok tokenize merge RUN1 RUN2 -o tokens")
-def merge(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the joined files.")],
-    songs_per_file: Annotated[int, typer.Option(min=1, help="Songs in each of them.")] = 10_000,
-    mix: Annotated[bool, typer.Option("--mix", help="Join tokens of different tokenizers.")] = False,
-) -> None:
-    """Join runs into fewer, larger files of tokens."""
-    from .corpus.merge import merge as join
-
-    num_songs, num_files = join(runs, out, songs_per_file, mix)
-    show(f"{num_songs} songs in {num_files} files in {out}")
 
 
 def _setup(
@@ -278,14 +237,9 @@ def _report(run: Path) -> None:
     for failure in read_failures(run):
         song = f"{failure['id']}: {failure['stage']}: {failure['reason']}: {failure['message']}"
         err.print(f"refused: {line(song)}")
-    show(f"{_totals(report)} in {run / 'data'}")
+    show(f"{cli_runs.totals(report)} in {run / 'data'}")
     if report.num_failed:
         raise typer.Exit(3)
-
-
-def _totals(report: RunReport) -> str:
-    songs = "1 song" if report.num_songs == 1 else f"{report.num_songs} songs"
-    return f"{songs}, {report.hours:.4f} hours of audio, {report.num_codes} codes, {report.num_failed} refused"
 
 
 class _SongProgress:

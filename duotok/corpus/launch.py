@@ -141,7 +141,7 @@ def run_local(
         OSError, ValueError: what a worker ended with.
     """
     number = min(num_workers, len(units))
-    options = replace(options, threads=options.threads or max(1, (os.cpu_count() or 1) // number))
+    options = replace(options, threads=options.threads or max(1, torch.get_num_threads() // number))
     workers = [_Worker(run, replace(setup, device=_device(setup.device, i)), units, options) for i in range(number)]
     try:
         while any(worker.is_alive() for worker in workers):
