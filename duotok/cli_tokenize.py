@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 cli_runs.register(app)
+_MAX_NAMED = 200  # refused songs that are named at the end
 
 _Songs = Annotated[
     list[str],
@@ -234,9 +236,11 @@ def _report(run: Path) -> None:
     from .corpus.store import read_failures, summarize
 
     report = summarize(run)
-    for failure in read_failures(run):
+    for failure in islice(read_failures(run), _MAX_NAMED):
         song = f"{failure['id']}: {failure['stage']}: {failure['reason']}: {failure['message']}"
         err.print(f"refused: {line(song)}")
+    if report.num_failed > _MAX_NAMED:
+        err.print(f"refused: {report.num_failed - _MAX_NAMED} more in {line(run / 'failed')}")
     show(f"{cli_runs.totals(report)} in {run / 'data'}")
     if report.num_failed:
         raise typer.Exit(3)

@@ -29,9 +29,9 @@ from .unit import run_unit
 logger = logging.getLogger(__name__)
 
 LAUNCHERS = ("local", "ray")
-_POLL_S = 0.5
-# Workers that die one after another, without a song finished in between, end the run.
-_MAX_DEATHS = 8
+_POLL_S, _WAITS = 0.5, 20  # a worker that has waited for others so often says so
+# Workers that die one after another, without a song finished in between, end the run; more than it takes to refuse a song.
+_MAX_DEATHS = 16
 # Refused songs are judged against --max-failure-rate once so many are finished.
 _MIN_JUDGED = 20
 
@@ -119,10 +119,13 @@ def work(job: Job, units: list[int]) -> None:
     Raises:
         OSError, EncoderError: as `run_unit` does.
     """
-    pending = list(units)
+    pending, waits = list(units), 0
     while pending:
         held = [unit for unit in pending if run_unit(job, unit) is None]
-        if len(held) == len(pending):
+        waits = waits + 1 if len(held) == len(pending) else 0
+        if waits == _WAITS:
+            logger.warning("waiting for units %s, which other workers hold", ", ".join(map(str, held)))
+        if waits:
             time.sleep(_POLL_S)
         pending = held
 
@@ -143,14 +146,16 @@ def run_local(
     number = min(num_workers, len(units))
     options = replace(options, threads=options.threads or max(1, torch.get_num_threads() // number))
     workers = [_Worker(run, replace(setup, device=_device(setup.device, i)), units, options) for i in range(number)]
+    running = workers
     try:
-        while any(worker.is_alive() for worker in workers):
-            wait([part for worker in workers if worker.is_alive() for part in worker.waitable], _POLL_S)
-            died = [worker for worker in workers if worker.listen()]
+        while running:
+            wait([part for worker in running for part in worker.waitable], _POLL_S)
+            died = [worker for worker in running if worker.listen()]
             poll(len(died))
             for worker in died:
                 logger.warning("a worker ended (%s); starting it again", worker.code)
                 worker.start()
+            running = [worker for worker in running if not worker.is_finished]
     finally:
         for worker in workers:
             worker.stop()
@@ -177,8 +182,9 @@ class _Worker:
         self._process.start()
         theirs.close()
 
-    def is_alive(self) -> bool:
-        return self._process.is_alive()
+    @property
+    def is_finished(self) -> bool:
+        return self._process.exitcode == 0
 
     @property
     def waitable(self) -> tuple:

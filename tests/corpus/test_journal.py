@@ -60,7 +60,10 @@ def test_songs_in_flight_at_kills_and_crashes_are_counted(tmp_path):
             own.close()
     told = replay(tmp_path, 0, "identity")
     assert told.crashes == {"flying": 2, "crash": 1, "defect": 1}
-    assert told.kills == {"flying": 2, "kill": 2}
+    assert told.kills == {"flying": 2, "kill": 2} and not told.lone_kills
+    for _ in range(3):
+        Journal(tmp_path, 0, "identity").begin("alone")
+    assert replay(tmp_path, 0, "identity").lone_kills == {"alone": 3}
 
 
 def test_a_song_whose_text_speaks_of_crashes_is_none(tmp_path):

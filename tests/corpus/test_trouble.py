@@ -210,11 +210,11 @@ def test_a_song_that_is_deleted_meanwhile_is_refused(songs, tmp_path):
 
 
 def test_workers_that_keep_dying_end_the_run(songs, sound, tmp_path):
-    """Nine deaths in a row without a song finished in between are too many; songs make up for deaths."""
+    """17 deaths in a row without a song finished in between are too many; songs make up for deaths."""
     plan(songs, tmp_path)
     poll = _Poll(tmp_path, 1.0, lambda status: None)
-    poll(8)
+    poll(16)
     finish(tmp_path, read_setup(tmp_path))
-    poll(8)
-    with pytest.raises(PlanError, match="expected workers to finish songs; got 9 that died one after another"):
+    poll(16)
+    with pytest.raises(PlanError, match="expected workers to finish songs; got 17 that died one after another"):
         poll(1)
