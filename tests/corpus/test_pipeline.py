@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,23 @@ def test_songs_side_by_side_have_the_codes_that_they_have_alone(songs, spread_to
             assert np.array_equal(found[song.source].row[name], value), f"{song.source}: {name}"
     seconds = watch.take()
     assert seconds["encode"] > 0 and seconds["decode"] > 0 and watch.take() == {}
+
+
+def test_windows_of_many_songs_share_a_batch(songs, spread_tokenizer):
+    """Batches of three, so that songs end within them, and the last is filled up."""
+    tokenizer = copy.deepcopy(spread_tokenizer)
+    tokenizer.config = replace(tokenizer.config, windows=replace(tokenizer.config.windows, batch_size=3))
+    batches = []
+    encode = tokenizer._encode_batch
+    tokenizer._encode_batch = lambda batch: (
+        batches.append({key[0].reading.song.source for key, _, _ in batch}),
+        encode(batch),
+    )[1]
+    found = {song.source: outcome for song, outcome in Pipeline(tokenizer, MixturePolicy(), Stopwatch()).run(songs)}
+    assert any(len(batch) > 1 for batch in batches) and len(batches) == -(-2 * (1 + 3 + 1 + 2) // 3)
+    for song in songs[:2]:
+        alone = tokenize_song(spread_tokenizer, song, MixturePolicy()).row
+        assert alone and all(np.array_equal(found[song.source].row[name], value) for name, value in alone.items())
 
 
 class SlowEncoder:
