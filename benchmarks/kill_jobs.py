@@ -1,8 +1,8 @@
 """Kill a corpus job again and again: `python benchmarks/kill_jobs.py --songs 200 --kills 100 -o result.json`.
 
-A run of two workers is killed (SIGKILL) at random moments: one worker, the worker that is just writing a unit's file, or the
-whole group, which the same command then continues. In the end its files have to be those of a run that nobody disturbed, and
-every song in exactly one place. If it finishes before the last kill, another run of the same songs takes the rest.
+Two workers share a run and are killed (SIGKILL) at random moments: one of them, the one that is just writing a unit's file, or
+both at once; now and then it is the command line's whole group, parent and workers. In the end the files have to be those of a
+run that nobody disturbed, with every song in exactly one place. A run that ends too soon is followed by another.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from kill_workers import code, start
+from runs import outputs, plan
+
+from duotok.corpus.verify import verify
+
 RATE = 16_000
 
 
@@ -34,81 +40,90 @@ def write_songs(folder: Path, number: int) -> None:
         for name in ("vocals", "accompaniment"):
             tone = sum(np.sin(2 * np.pi * pitch * time_s) for pitch in generator.uniform(80, 2_000, 4))
             swell = 1 + np.sin(2 * np.pi * generator.uniform(1, 5) * time_s)
-            wave = 0.05 * tone + 0.05 * swell * generator.standard_normal(len(time_s))
             path = folder / f"{song:03d}_{name}.wav"
-            soundfile.write(path, wave, RATE)
+            soundfile.write(path, 0.05 * tone + 0.05 * swell * generator.standard_normal(len(time_s)), RATE)
             if song % 9 == 0:
                 path.write_bytes(path.read_bytes()[:-5_000])
 
 
-def command(*arguments: object) -> list[str]:
-    """Compose a call of `duotok tokenize`."""
-    return [sys.executable, "-m", "duotok", "tokenize", *map(str, arguments)]
+class Disturbed:
+    """A run with two workers that are killed and replaced."""
 
+    def __init__(self, run: Path, tools: tuple, generator: random.Random) -> None:
+        self._run, self._tools, self._generator = run, tools, generator
+        self._alive = [start(run, tools) for _ in range(2)]
 
-def start(run: Path) -> subprocess.Popen:
-    """Start two workers and their parent, in a group of their own."""
-    line = command("run", run, "--workers", 2, "--threads", 1)
-    return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-
-
-def workers(run: Path, parent: int) -> list[int]:
-    """List the processes that hold a unit now and belong to this start of the run."""
-    found = []
-    for path in (run / "leases").glob("*.jsonl"):
-        try:
-            pid = json.loads(path.read_text().splitlines()[0])["pid"]
-            if os.getpgid(pid) == parent:
-                found.append(pid)
-        except (OSError, ValueError, IndexError):
-            continue
-    return found
-
-
-def kill_once(run: Path, group: subprocess.Popen, kind: str, generator: random.Random) -> bool:
-    """Kill what `kind` says once somebody is at work; False if the run ended before that."""
-    while not (alive := workers(run, group.pid)):
-        if group.poll() is not None:
-            return False
-        time.sleep(0.02)
-    time.sleep(generator.uniform(0, 2.0))
-    if kind == "writer":
-        deadline = time.monotonic() + 20
-        alive = []
-        while not alive and group.poll() is None and time.monotonic() < deadline:
-            writing = [int(path.name.split(".")[-2]) for path in run.glob("*/.*.tmp")]
-            alive = [pid for pid in writing if pid != group.pid]
-            time.sleep(0.001)
-        if not alive:
-            return False
-    try:
-        if kind == "group":
-            os.killpg(group.pid, signal.SIGKILL)
-        else:
-            os.kill(generator.choice(alive), signal.SIGKILL)
-    except ProcessLookupError:
+    def is_finished(self) -> bool:
+        """Tell whether a worker has come to the end of the run."""
+        for pid in self._alive:
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                self._alive.remove(pid)
+                assert status == 0, f"expected workers to end in order, got status {status}"
+                return True
         return False
-    return True
 
+    def kill(self, kind: str) -> bool:
+        """Kill what `kind` says; False if there was nothing of that kind to kill."""
+        if kind == "command":
+            return self._kill_command()
+        time.sleep(self._generator.uniform(0, 1.0))
+        pids = {"worker": self._alive[:1], "writer": [self._writer()], "group": list(self._alive)}[kind]
+        for pid in filter(None, pids):
+            os.kill(pid, signal.SIGKILL)
+        for pid in filter(None, pids):
+            assert code(pid) in (0, -signal.SIGKILL)
+            self._alive.remove(pid)
+            self._alive.append(start(self._run, self._tools))
+        return any(pids)
 
-def disturb(run: Path, kills: int, generator: random.Random) -> Counter[str]:
-    """Kill a run up to `kills` times, and let it end; count the kills by kind."""
-    done: Counter[str] = Counter()
-    group = start(run)
-    while done.total() < kills and group.poll() is None:
-        kind = generator.choice(["worker", "worker", "writer", "group"])
-        done[kind] += kill_once(run, group, kind, generator)
-        if kind == "group":
+    def _writer(self) -> int | None:
+        """Wait for a worker that has a half-written file, a while."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for path in self._run.glob("*/.*.tmp"):
+                if int(path.name.split(".")[-2]) in self._alive:
+                    return int(path.name.split(".")[-2])
+            time.sleep(0.0005)
+        return None
+
+    def _kill_command(self) -> bool:
+        """Let the command line take over from the workers, and kill its group once it has begun a song."""
+        self.end()
+        before = set(self._run.glob("journal/*"))
+        line = [sys.executable, "-m", "duotok", "tokenize", "run", str(self._run), "--workers", "2", "--threads", "1"]
+        group = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        while group.poll() is None and not set(self._run.glob("journal/*")) - before:
+            time.sleep(0.02)
+        time.sleep(self._generator.uniform(0, 1.0))
+        ended = group.poll() is not None
+        if not ended:
+            os.killpg(group.pid, signal.SIGKILL)
             group.wait()
-            group = start(run)
-    while group.wait() not in (0, 3):
-        group = start(run)
+        self._alive = [start(self._run, self._tools) for _ in range(2)]
+        return not ended
+
+    def end(self) -> None:
+        """Kill all."""
+        for pid in self._alive:
+            os.kill(pid, signal.SIGKILL)
+            code(pid)
+
+    def wait(self) -> None:
+        """Let the workers come to the end of the run."""
+        for pid in self._alive:
+            assert code(pid) == 0, "expected workers to end in order"
+
+
+def disturb(run: Path, tools: tuple, kills: int, generator: random.Random) -> Counter[str]:
+    """Kill a run's workers up to `kills` times, and let it end; count the kills by kind."""
+    done: Counter[str] = Counter()
+    disturbed = Disturbed(run, tools, generator)
+    while done.total() < kills and not disturbed.is_finished():
+        kind = "command" if done.total() % 10 == 5 else generator.choice(["worker", "worker", "writer", "group"])
+        done[kind] += disturbed.kill(kind)
+    disturbed.wait()
     return +done
-
-
-def outputs(run: Path) -> dict[str, bytes]:
-    """All files of tokens and of refused songs."""
-    return {str(path.relative_to(run)): path.read_bytes() for name in ("data", "failed") for path in (run / name).iterdir()}
 
 
 def main() -> None:
@@ -119,26 +134,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
-    generator, kinds, identical, problems = random.Random(options.seed), Counter(), [], []
+    generator, kinds, runs = random.Random(options.seed), Counter(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_songs(folder / "songs", options.songs)
-        planned = ("plan", folder / "songs", "--songs-per-unit", 20, "-o")
-        for run in (folder / "undisturbed", *(folder / f"run{i}" for i in range(options.kills))):
-            subprocess.run(command(*planned, run), check=True, capture_output=True)
-            kinds += disturb(run, options.kills - kinds.total() if run.name != "undisturbed" else 0, generator)
-            identical.append(outputs(run) == outputs(folder / "undisturbed"))
-            checked = subprocess.run(command("verify", run), capture_output=True, text=True)
-            problems.append(checked.stdout.strip())
-            sys.stderr.write(f"{run.name}: {dict(kinds)}, identical: {identical[-1]}, {problems[-1]}\n")
-            if kinds.total() >= options.kills:
-                break
-    result = {
-        "songs": options.songs, "seed": options.seed, "kills": dict(kinds), "runs": len(identical) - 1,
-        "identical": all(identical), "verify": problems,
-    }  # fmt: skip
+        while kinds.total() < options.kills or not runs:  # the first run is not disturbed
+            run = folder / f"run{len(runs)}"
+            tools = plan(folder / "songs", run, songs_per_unit=20).build()
+            kills = disturb(run, tools, options.kills - kinds.total() if runs else 0, generator)
+            report = verify(run)
+            same = outputs(run) == outputs(folder / "run0")
+            runs.append({"kills": dict(kills), "identical": same, "songs": report.num_songs, "refused": report.num_failed,
+                         "missing": report.num_missing, "problems": report.problems})  # fmt: skip
+            kinds += kills
+            sys.stderr.write(f"{run.name}: {runs[-1]}\n")
+    result = {"songs": options.songs, "seed": options.seed, "kills": dict(kinds), "total": kinds.total(), "runs": runs}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    if not all(identical):
+    if not all(run["identical"] and not run["problems"] for run in runs):
         sys.exit(1)
 
 
