@@ -62,7 +62,7 @@ _Weights = Annotated[Path | None, typer.Option(help="Local copy of the separator
 _Track = Annotated[str, typer.Option(help="With --separate none: the track that takes the mix.")]
 _Cache = Annotated[Path | None, typer.Option(help="Keep separated stems in this folder for the next run.")]
 _PerUnit = Annotated[int, typer.Option(min=1, help="Songs in one file of tokens.")]
-_Publish = Annotated[str | None, typer.Option(help="Copy finished files to this address (s3://..., or a folder) too.")]
+_Publish = Annotated[str | None, typer.Option(help="Copy each finished file to this address (s3://..., or a folder) too.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Processes; the result does not depend on it.")]
 _Decoders = Annotated[int, typer.Option(min=1, help="Threads of a worker that decode and resample.")]
 _Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a worker's encoder on a CPU; default: a fair share.")]
@@ -195,12 +195,15 @@ def _setup(
 def _plan(songs: list[str], out: Path, *options: object, songs_per_unit: int) -> tuple[Setup, Plan]:
     """Plan a run, or find the same one there; `options` are those of `_setup`."""
     from .corpus.plan import make_plan
+    from .corpus.remote import open_store
     from .corpus.songs import collect
 
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a folder; got the file {out}; choose another name")
     found = collect(songs)
     setup = _setup(any(song.is_mixture for song in found), *options)
+    if setup.publish:
+        open_store(setup.publish)
     made, policy = setup.build()
     if not made.config.trained:
         err.print(f"note: tokenizer {line(setup.tokenizer)} is untrained: its tokens are valid, but mean nothing")
@@ -218,7 +221,7 @@ def _go(run: Path, setup: Setup, units: list[int], how: _How, retry_refused: boo
     if how.launcher not in LAUNCHERS:
         raise ValueError(f"--launcher: expected local, ray or slurm (tokenize run); got {how.launcher!r}; choose one of those")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like one that is interrupted
-    logging.getLogger("duotok").addHandler(NoteHandler())
+    logging.getLogger("duotok").handlers = [NoteHandler()]
     if retry_refused:
         reopen(run, units)
     who = Launch(how.launcher, how.workers, how.ray_address, how.max_failure_rate)

@@ -207,6 +207,8 @@ class _Worker:
         except EOFError:
             self._process.join()
             ended = True
+        if ended and self._process.exitcode == 1:  # Python's, for an exception that nobody expects
+            raise PlanError("expected workers to work; got a defect of one, whose traceback stands above; please report it")
         return ended and self._process.exitcode != 0
 
     def stop(self) -> None:
@@ -242,7 +244,7 @@ def _main(run: Path, setup: Setup, units: list[int], options: Options, connectio
     except KeyboardInterrupt:
         code, last = 130, None
     except (OSError, ValueError) as error:
-        code, last = 1, error
+        code, last = 2, error
     except EncoderError as error:
         code, last = 70, str(error)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends its workers at the first error that it hears of

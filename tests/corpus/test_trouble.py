@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import command, failures, finish, outputs, plan, write_songs
+from runs import DefectiveSetup, command, failures, finish, outputs, plan, write_songs
 
 import duotok
 from duotok.corpus import unit
@@ -157,6 +157,13 @@ def test_an_encoder_that_fails_is_blamed_on_the_song_at_the_second_time(songs, s
     assert {source: f["reason"] for source, f in failures(tmp_path).items()} == {
         "001_vocals.wav": "worker_crash", "page.mp3": "not_audio"
     }  # fmt: skip
+
+
+def test_a_defect_of_a_worker_ends_the_run(songs, tmp_path):
+    setup = plan(songs, tmp_path)
+    with pytest.raises(PlanError, match="got a defect of one, whose traceback stands above"):
+        finish(tmp_path, DefectiveSetup(**vars(setup)), workers=1)
+    assert not list(tmp_path.glob("data/*"))
 
 
 def test_memory_that_runs_out_is_not_blamed_on_a_song(songs, tmp_path, monkeypatch):
