@@ -1,4 +1,4 @@
-"""The command line of runs: `duotok tokenize plan`, `run`, `retry`, `status`, `verify`, `estimate`, `merge`, and all in one go.
+"""The command line of runs: `duotok tokenize plan`, `run`, `retry`, `estimate`, and all in one go; more is in cli_runs.py.
 
 `duotok tokenize SONGS... -o RUN` is short for `duotok tokenize all SONGS... -o RUN`.
 """
@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
+from . import cli_runs
 from .console import NoteHandler, err, line, show, show_text
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from .corpus.plan import Plan
     from .corpus.setup import Setup
     from .corpus.status import RunStatus
-    from .corpus.store import RunReport
 
 
 class _Group(TyperGroup):
@@ -42,6 +43,9 @@ app = typer.Typer(
     epilog="Example: duotok tokenize songs/ -o run --workers 2",
 )  # fmt: skip
 
+cli_runs.register(app)
+_MAX_NAMED = 200  # refused songs that are named at the end
+
 _Songs = Annotated[
     list[str],
     typer.Argument(
@@ -58,7 +62,7 @@ _Weights = Annotated[Path | None, typer.Option(help="Local copy of the separator
 _Track = Annotated[str, typer.Option(help="With --separate none: the track that takes the mix.")]
 _Cache = Annotated[Path | None, typer.Option(help="Keep separated stems in this folder for the next run.")]
 _PerUnit = Annotated[int, typer.Option(min=1, help="Songs in one file of tokens.")]
-_Publish = Annotated[str | None, typer.Option(help="Copy finished files to this address (s3://..., or a folder) too.")]
+_Publish = Annotated[str | None, typer.Option(help="Copy each finished file to this address (s3://..., or a folder) too.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Processes; the result does not depend on it.")]
 _Decoders = Annotated[int, typer.Option(min=1, help="Threads of a worker that decode and resample.")]
 _Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a worker's encoder on a CPU; default: a fair share.")]
@@ -151,35 +155,6 @@ def retry(run: _Run, workers: _Workers = 1, decoders: _Decoders = 1, device: _De
     _go(run, replace(setup, device=device or setup.device), units, _How(workers, decoders), retry_refused=True)
 
 
-@app.command(epilog="Example: duotok tokenize status RUN")
-def status(run: _Run) -> None:
-    """Show how far a run is, from any host that sees its folder."""
-    from .corpus.report import make_report, to_markdown
-    from .corpus.status import StatusReader
-
-    found = StatusReader(run).read()
-    show(
-        f"{found.songs} of {found.num_songs} songs, {found.units} of {found.num_units} units, "
-        f"{found.hours:.4f} hours of audio, {found.failed} refused"
-    )
-    for worker in found.workers:
-        show(f"unit {worker.unit}: {worker.songs} songs, {worker.speed:.1f} x real time, pid {worker.pid} on {worker.host}")
-    show_text(to_markdown(make_report(run)))
-
-
-@app.command(epilog="Example: duotok tokenize verify RUN")
-def verify(run: _Run) -> None:
-    """Check a run: every song in exactly one place, both tracks of the right length, every file as it was written."""
-    from .corpus.verify import verify as check
-
-    report = check(run)
-    for problem in report.problems:
-        err.print(f"problem: {line(problem)}")
-    show(f"{_totals(report)}, {report.num_missing} missing, {len(report.problems)} problems")
-    if report.problems:
-        raise typer.Exit(1)
-
-
 @app.command(epilog="Example: duotok tokenize estimate songs/ --sample 20")
 def estimate(
     songs: _Songs, tokenizer: _Tokenizer = "tiny", device: _Device = "cpu", separate: _Separate = "demucs",
@@ -198,20 +173,6 @@ def estimate(
         f"({result.hours_per_hour:.1f} x real time), {result.num_bytes / 1e6:.1f} MB of tokens; "
         f"from {result.num_sampled} songs, {result.num_refused} of them refused"
     )
-
-
-@app.command(epilog="Example: duotok tokenize merge RUN1 RUN2 -o tokens")
-def merge(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the joined files.")],
-    songs_per_file: Annotated[int, typer.Option(min=1, help="Songs in each of them.")] = 10_000,
-    mix: Annotated[bool, typer.Option("--mix", help="Join tokens of different tokenizers.")] = False,
-) -> None:
-    """Join runs into fewer, larger files of tokens."""
-    from .corpus.merge import merge as join
-
-    num_songs, num_files = join(runs, out, songs_per_file, mix)
-    show(f"{num_songs} songs in {num_files} files in {out}")
 
 
 def _setup(
@@ -234,12 +195,15 @@ def _setup(
 def _plan(songs: list[str], out: Path, *options: object, songs_per_unit: int) -> tuple[Setup, Plan]:
     """Plan a run, or find the same one there; `options` are those of `_setup`."""
     from .corpus.plan import make_plan
+    from .corpus.remote import open_store
     from .corpus.songs import collect
 
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a folder; got the file {out}; choose another name")
     found = collect(songs)
     setup = _setup(any(song.is_mixture for song in found), *options)
+    if setup.publish:
+        open_store(setup.publish)
     made, policy = setup.build()
     if not made.config.trained:
         err.print(f"note: tokenizer {line(setup.tokenizer)} is untrained: its tokens are valid, but mean nothing")
@@ -257,7 +221,7 @@ def _go(run: Path, setup: Setup, units: list[int], how: _How, retry_refused: boo
     if how.launcher not in LAUNCHERS:
         raise ValueError(f"--launcher: expected local, ray or slurm (tokenize run); got {how.launcher!r}; choose one of those")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like one that is interrupted
-    logging.getLogger("duotok").addHandler(NoteHandler())
+    logging.getLogger("duotok").handlers = [NoteHandler()]
     if retry_refused:
         reopen(run, units)
     who = Launch(how.launcher, how.workers, how.ray_address, how.max_failure_rate)
@@ -275,17 +239,14 @@ def _report(run: Path) -> None:
     from .corpus.store import read_failures, summarize
 
     report = summarize(run)
-    for failure in read_failures(run):
+    for failure in islice(read_failures(run), _MAX_NAMED):
         song = f"{failure['id']}: {failure['stage']}: {failure['reason']}: {failure['message']}"
         err.print(f"refused: {line(song)}")
-    show(f"{_totals(report)} in {run / 'data'}")
+    if report.num_failed > _MAX_NAMED:
+        err.print(f"refused: {report.num_failed - _MAX_NAMED} more in {line(run / 'failed')}")
+    show(f"{cli_runs.totals(report)} in {run / 'data'}")
     if report.num_failed:
         raise typer.Exit(3)
-
-
-def _totals(report: RunReport) -> str:
-    songs = "1 song" if report.num_songs == 1 else f"{report.num_songs} songs"
-    return f"{songs}, {report.hours:.4f} hours of audio, {report.num_codes} codes, {report.num_failed} refused"
 
 
 class _SongProgress:

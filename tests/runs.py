@@ -21,6 +21,13 @@ from duotok.corpus.store import units_to_do
 RATE = 8_000
 
 
+class DefectiveSetup(Setup):
+    """Tools that cannot be built, for a reason that nobody foresaw."""
+
+    def build(self) -> tuple:
+        raise LookupError("a defect")
+
+
 def write_songs(folder: Path, seconds: Iterable[float]) -> Path:
     """Write a pair of stems for each length, all of them different, and one file that is no audio."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,12 +20,12 @@ def test_help_shows_an_example(command):
     assert done.returncode == 0 and "Example: duotok " in done.stdout and f"duotok {command}" in done.stdout
 
 
-def test_info_explains_every_backend_and_says_untrained():
+def test_info_explains_every_backend_and_the_checkpoint_s_state():
     done = duotok("info")
     assert done.returncode == 0
     for op in ("log_mel", "chroma", "attention", "replace_noise", "nearest_code", "simvq_loss", "modulate"):
         assert f"{op} " in done.stdout
-    assert "checkpoint tiny: UNTRAINED: random weights" in done.stdout
+    assert "checkpoint tiny: trained; fingerprint " in done.stdout and "; decodes" in done.stdout
     assert "native library:" in done.stdout and "decoders: soundfile" in done.stdout and "separators:" in done.stdout
     assert done.stdout.count("reference") >= 7
 
@@ -36,7 +36,7 @@ def test_first_command_of_the_readme_on_the_real_song(tmp_path, stem_file):
     done = duotok("tokenize", found.stdout.strip(), "-o", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "1 song," in done.stdout and "306 codes" in done.stdout and "0 refused" in done.stdout
-    assert "untrained" in done.stderr and "x real time" in done.stderr
+    assert "untrained" not in done.stderr and "x real time" in done.stderr
     checked = duotok("verify", tmp_path / "run")
     assert checked.returncode == 0 and "0 problems" in checked.stdout
 

@@ -85,10 +85,11 @@ LAYERS = {
     "cli_train": ({"console"}, {"typer", "rich"}),
     "console": (set(), {"rich"}),
     "cli_corpus": ({"console"}, {"typer", "rich"}),
-    "cli_tokenize": ({"console"}, {"typer", "rich"}),
+    "cli_runs": ({"console"}, {"typer"}),
+    "cli_tokenize": ({"console", "cli_runs"}, {"typer", "rich"}),
     "cli_export": ({"console"}, {"typer", "rich"}),
     "cli": (
-        {"cli", "console", "cli_corpus", "cli_decode", "cli_evaluate", "cli_export", "cli_tokenize", "cli_train"},
+        {"cli", "console", "cli_corpus", "cli_decode", "cli_evaluate", "cli_export", "cli_runs", "cli_tokenize", "cli_train"},
         {"typer", "rich"},
     ),
     "__main__": ({"cli"}, set()),

@@ -126,14 +126,14 @@ def test_bad_arguments_are_named(tokenizer, arguments, message):
         tokenizer.encode(*arguments)
 
 
-def test_properties_and_untrained_state(tokenizer):
+def test_properties_and_state_of_training(tokenizer):
     assert (tokenizer.sample_rate, tokenizer.frame_rate, tokenizer.codebook_size, tokenizer.num_tracks) == (
         24_000,
         25,
         32_768,
         2,
     )
-    assert tokenizer.config.trained is False
+    assert tokenizer.config.trained and not DuoTok.from_config("tiny/tokenizer").config.trained
     assert len(tokenizer.fingerprint) == 64
 
 

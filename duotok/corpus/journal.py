@@ -93,12 +93,14 @@ class Replay:
     Attributes:
         outcomes: of finished songs, by id.
         crashes, kills: how often a song was in flight when a worker crashed, or was ended from outside.
+        lone_kills: how often that was the only song in flight.
         seconds: per stage, spent on the finished songs.
     """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     crashes: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
+    lone_kills: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
 
 
@@ -128,6 +130,8 @@ def _replay_claim(entries: list[dict[str, Any]], crashed: bool, told: Replay) ->
             told.crashes.update(list(flying) if "crash" in entry else ())
             flying.clear()
     (told.crashes if crashed else told.kills).update(list(flying))
+    if len(flying) == 1 and not crashed:
+        told.lone_kills.update(list(flying))
 
 
 def discard(run: Path, unit: int) -> None:

@@ -29,9 +29,9 @@ from .unit import run_unit
 logger = logging.getLogger(__name__)
 
 LAUNCHERS = ("local", "ray")
-_POLL_S = 0.5
-# Workers that die one after another, without a song finished in between, end the run.
-_MAX_DEATHS = 8
+_POLL_S, _WAITS = 0.5, 20  # a worker that has waited for others so often says so
+# Workers that die one after another, without a song finished in between, end the run; more than it takes to refuse a song.
+_MAX_DEATHS = 16
 # Refused songs are judged against --max-failure-rate once so many are finished.
 _MIN_JUDGED = 20
 
@@ -119,10 +119,13 @@ def work(job: Job, units: list[int]) -> None:
     Raises:
         OSError, EncoderError: as `run_unit` does.
     """
-    pending = list(units)
+    pending, waits = list(units), 0
     while pending:
         held = [unit for unit in pending if run_unit(job, unit) is None]
-        if len(held) == len(pending):
+        waits = waits + 1 if len(held) == len(pending) else 0
+        if waits == _WAITS:
+            logger.warning("waiting for units %s, which other workers hold", ", ".join(map(str, held)))
+        if waits:
             time.sleep(_POLL_S)
         pending = held
 
@@ -141,16 +144,18 @@ def run_local(
         OSError, ValueError: what a worker ended with.
     """
     number = min(num_workers, len(units))
-    options = replace(options, threads=options.threads or max(1, (os.cpu_count() or 1) // number))
+    options = replace(options, threads=options.threads or max(1, torch.get_num_threads() // number))
     workers = [_Worker(run, replace(setup, device=_device(setup.device, i)), units, options) for i in range(number)]
+    running = workers
     try:
-        while any(worker.is_alive() for worker in workers):
-            wait([part for worker in workers if worker.is_alive() for part in worker.waitable], _POLL_S)
-            died = [worker for worker in workers if worker.listen()]
+        while running:
+            wait([part for worker in running for part in worker.waitable], _POLL_S)
+            died = [worker for worker in running if worker.listen()]
             poll(len(died))
             for worker in died:
                 logger.warning("a worker ended (%s); starting it again", worker.code)
                 worker.start()
+            running = [worker for worker in running if not worker.is_finished]
     finally:
         for worker in workers:
             worker.stop()
@@ -177,8 +182,9 @@ class _Worker:
         self._process.start()
         theirs.close()
 
-    def is_alive(self) -> bool:
-        return self._process.is_alive()
+    @property
+    def is_finished(self) -> bool:
+        return self._process.exitcode == 0
 
     @property
     def waitable(self) -> tuple:
@@ -201,6 +207,8 @@ class _Worker:
         except EOFError:
             self._process.join()
             ended = True
+        if ended and self._process.exitcode == 1:  # Python's, for an exception that nobody expects
+            raise PlanError("expected workers to work; got a defect of one, whose traceback stands above; please report it")
         return ended and self._process.exitcode != 0
 
     def stop(self) -> None:
@@ -236,7 +244,7 @@ def _main(run: Path, setup: Setup, units: list[int], options: Options, connectio
     except KeyboardInterrupt:
         code, last = 130, None
     except (OSError, ValueError) as error:
-        code, last = 1, error
+        code, last = 2, error
     except EncoderError as error:
         code, last = 70, str(error)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends its workers at the first error that it hears of

@@ -54,33 +54,38 @@ def run_ray(
         OSError, ValueError: what an actor ended with.
     """
     ray = _start_ray(address, num_workers)
-    resources = {"num_cpus": 1, "num_gpus": int(setup.device.startswith("cuda"))}
-    actor = ray.remote(**resources)(_Actor)
+    actor = ray.remote(num_cpus=1, num_gpus=int(setup.device.startswith("cuda")))(_Actor)
+    workers: list[Any] = []
 
     def start() -> Any:
-        return actor.remote(run.absolute(), setup, options)
+        workers.append(actor.remote(run.absolute(), setup, options))
+        return workers[-1]
 
-    pending = deque(units)
-    idle, busy = [start() for _ in range(min(num_workers, len(units)))], {}
     try:
-        while pending or busy:
-            while pending and idle:
-                worker, unit = idle.pop(), pending.popleft()
-                busy[worker.run_unit.remote(unit)] = worker, unit
-            num_died = 0
-            for task in ray.wait(list(busy), num_returns=len(busy), timeout=_POLL_S)[0]:
-                worker, unit = busy.pop(task)
-                done, died = _result(ray, task, unit)
-                if not done:
-                    pending.append(unit)
-                idle.append(start() if died else worker)
-                num_died += died
-            poll(num_died)
+        _schedule(ray, start, min(num_workers, len(units)), deque(units), poll)
     finally:
-        for worker in (*idle, *(worker for worker, _ in busy.values())):
+        for worker in workers:
             ray.kill(worker)
         if address is None:
             ray.shutdown()
+
+
+def _schedule(ray: Any, start: Callable[[], Any], num_workers: int, pending: deque[int], poll: Callable[[int], None]) -> None:
+    """Give units to idle actors until all are done; those that others hold come last, and dead actors are replaced."""
+    idle, busy = [start() for _ in range(num_workers)], {}
+    while pending or busy:
+        while pending and idle:
+            worker, unit = idle.pop(), pending.popleft()
+            busy[worker.run_unit.remote(unit)] = worker, unit
+        num_died = 0
+        for task in ray.wait(list(busy), num_returns=len(busy), timeout=_POLL_S)[0]:
+            worker, unit = busy.pop(task)
+            done, died = _result(ray, task, unit)
+            if not done:
+                pending.append(unit)
+            idle.append(start() if died else worker)
+            num_died += died
+        poll(num_died)
 
 
 def _result(ray: Any, task: Any, unit: int) -> tuple[bool, bool]:

@@ -147,15 +147,15 @@ def _remote_files(address: str, root: int) -> list[_File]:
     try:
         system, inner = open_store(address)
         if system.isfile(inner):
-            found, root, folder = [inner], -1, inner.rpartition("/")[0]
-        else:
-            found, folder = sorted(system.find(inner)), inner.rstrip("/")
+            folder, _, name = address.rpartition("/")
+            return [_File(address, name, -1, folder)]
+        found = sorted(path[len(inner.rstrip("/")) + 1 :] for path in system.find(inner))
     except (OSError, ValueError) as error:
         raise PlanError(f"{address}: expected to list songs; got {error}; correct the address") from None
     if not found:
         raise _nothing_there(address)
-    audio = [path for path in found if PurePosixPath(path).suffix.lower() in SUFFIXES]
-    return [_File(system.unstrip_protocol(path), path[len(folder) :].lstrip("/"), root, folder) for path in audio]
+    audio = [name for name in found if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    return [_File(f"{address.rstrip('/')}/{name}", name, root, address) for name in audio]
 
 
 def _nothing_there(item: str | Path) -> PlanError:

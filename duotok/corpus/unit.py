@@ -1,7 +1,8 @@
 """`run_unit`: the one function that all launchers call. It claims a unit, tokenizes its songs, and commits it.
 
 A song that was in flight at a crash is tried again alone, before all others; at its second crash it is refused, as
-`worker_crash`. A kill from outside (a time limit, a restart) is no evidence against a song until it has happened often.
+`worker_crash`. A kill from outside (a time limit, a restart, too little memory) speaks against a song only when it has come
+again and again with that song alone in flight.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from .worker import Outcome, refusal
 
 logger = logging.getLogger(__name__)
 
-_MAX_CRASHES, _MAX_KILLS = 2, 6
+_MAX_CRASHES, _MAX_LONE_KILLS = 2, 8
+_SUSPICIOUS_KILLS = 2
 
 
 class WorkerCrashError(Exception):
@@ -138,12 +140,12 @@ def _outcomes(pipeline: Pipeline, songs: list[Song], told: Replay, own: Journal)
     """Tokenize songs: first the suspects, one at a time, then the others together."""
     suspects, others = [], []
     for song in songs:
-        crashes, kills = told.crashes[song.id], told.kills[song.id]
-        if crashes >= _MAX_CRASHES or kills >= _MAX_KILLS:
-            message = f"{song.source}: expected workers to live; got two that died of this song; convert it, or leave it out"
+        if told.crashes[song.id] >= _MAX_CRASHES or told.lone_kills[song.id] >= _MAX_LONE_KILLS:
+            message = f"{song.source}: expected workers to live; got some that died of this song; convert it, or leave it out"
             yield song, refusal(song, "decode", "worker_crash", WorkerCrashError(message))
         else:
-            (suspects if crashes or kills >= _MAX_KILLS // 2 else others).append(song)
+            suspicious = told.crashes[song.id] or told.kills[song.id] >= _SUSPICIOUS_KILLS
+            (suspects if suspicious else others).append(song)
     for group in (*([song] for song in suspects), others):
         yield from pipeline.run(group, lambda song: own.begin(song.id))
 

@@ -21,11 +21,9 @@ def songs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(songs, spread_folder, tmp_path_factory) -> Path:
-    """The run that one worker made, by the command line."""
+    """The run that this process made."""
     run = tmp_path_factory.mktemp("alone")
-    plan(songs, run, tokenizer=spread_folder)
-    done = command("run", run)
-    assert done.returncode == 3, done.stderr
+    finish(run, plan(songs, run, tokenizer=spread_folder))
     return run
 
 
@@ -34,15 +32,10 @@ def assert_same(run: Path, alone: Path) -> None:
     assert verify(run).problems == []
 
 
-def test_this_process(songs, alone, spread_folder, tmp_path):
-    finish(tmp_path, plan(songs, tmp_path, tokenizer=spread_folder))
-    assert_same(tmp_path, alone)
-
-
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_workers(songs, alone, spread_folder, tmp_path, workers):
-    plan(songs, tmp_path, tokenizer=spread_folder)
-    assert command("run", tmp_path, "--workers", workers, "--decoders", 2, "--queue-s", 0).returncode == 3
+    setup = plan(songs, tmp_path, tokenizer=spread_folder)
+    finish(tmp_path, setup, workers, threads=1, num_decoders=workers, queue_s=0)
     assert_same(tmp_path, alone)
 
 

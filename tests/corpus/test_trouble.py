@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import command, failures, finish, outputs, plan, write_songs
+from runs import DefectiveSetup, command, failures, finish, outputs, plan, write_songs
 
 import duotok
 from duotok.corpus import unit
@@ -159,6 +159,13 @@ def test_an_encoder_that_fails_is_blamed_on_the_song_at_the_second_time(songs, s
     }  # fmt: skip
 
 
+def test_a_defect_of_a_worker_ends_the_run(songs, tmp_path):
+    setup = plan(songs, tmp_path)
+    with pytest.raises(PlanError, match="got a defect of one, whose traceback stands above"):
+        finish(tmp_path, DefectiveSetup(**vars(setup)), workers=1)
+    assert not list(tmp_path.glob("data/*"))
+
+
 def test_memory_that_runs_out_is_not_blamed_on_a_song(songs, tmp_path, monkeypatch):
     setup = plan(songs, tmp_path)
     tools = setup.build()
@@ -176,7 +183,7 @@ def test_too_many_refused_songs_stop_a_run_that_asked_for_it(songs, tmp_path):
     done = command(folder, "-o", tmp_path / "run", *options, "--max-failure-rate", 0.5)
     assert done.returncode == 2
     one_error(done, "expected at most 0.5 of the songs to be refused; got", "run again with another --max-failure-rate")
-    assert command("run", tmp_path / "run").returncode == 3
+    finish(tmp_path / "run", read_setup(tmp_path / "run"))
     assert verify(tmp_path / "run").problems == []
 
 
@@ -210,11 +217,11 @@ def test_a_song_that_is_deleted_meanwhile_is_refused(songs, tmp_path):
 
 
 def test_workers_that_keep_dying_end_the_run(songs, sound, tmp_path):
-    """Nine deaths in a row without a song finished in between are too many; songs make up for deaths."""
+    """17 deaths in a row without a song finished in between are too many; songs make up for deaths."""
     plan(songs, tmp_path)
     poll = _Poll(tmp_path, 1.0, lambda status: None)
-    poll(8)
+    poll(16)
     finish(tmp_path, read_setup(tmp_path))
-    poll(8)
-    with pytest.raises(PlanError, match="expected workers to finish songs; got 9 that died one after another"):
+    poll(16)
+    with pytest.raises(PlanError, match="expected workers to finish songs; got 17 that died one after another"):
         poll(1)

@@ -55,7 +55,7 @@ def test_wrong_configurations_are_named(tmp_path, manifest):
         load_config(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match=r"data.crops: expected one of manifest"):
         load_config("tiny/stage1", ["data.crops=3"])
-    with pytest.raises(ConfigError, match=r"data: expected crop_s > 0.*; got -1.0, 8 and 32"):
+    with pytest.raises(ConfigError, match=r"data: expected crop_s > 0.*; got -1.0, 24 and 32"):
         load_config("tiny/stage1", ["data.crop_s=-1"])
     with pytest.raises(ValueError, match=r"expected model.bottleneck.kind plain in stage 1; got gaussian"):
         make_stage(small_config(1, "model.bottleneck.kind=gaussian"), songs_of(manifest))

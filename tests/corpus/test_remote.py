@@ -1,0 +1,85 @@
+"""Songs, manifests and results at addresses, through fsspec's own memory filesystem."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fsspec
+import pytest
+from runs import failures, finish, outputs, plan, write_songs
+
+from duotok.corpus.setup import Setup
+from duotok.corpus.songs import PlanError, collect
+from duotok.files import WriteError
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory) -> Path:
+    return write_songs(tmp_path_factory.mktemp("songs"), (1.0, 2.0))
+
+
+@pytest.fixture
+def memory(songs):
+    """The songs, and a manifest of them with relative paths, at memory://store/songs."""
+    system = fsspec.filesystem("memory")
+    for path in songs.iterdir():
+        system.pipe_file(f"/store/songs/{path.name}", path.read_bytes())
+    rows = [
+        {"id": "pair", "vocal_path": "000_vocals.wav", "accompaniment_path": "memory://store/songs/000_accompaniment.wav"},
+        {"id": "gone", "mixture_path": "gone.wav"},
+    ]
+    system.pipe_file("/store/songs/list.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    yield system
+    system.rm("/store", recursive=True)
+
+
+def test_a_folder_at_an_address_is_that_of_this_machine(songs, memory):
+    here, there = collect([songs]), collect(["memory://store/songs"])
+    assert [(s.id, s.source) for s in there] == [(s.id, s.source) for s in here]
+    assert there[0].accompaniment_path == "memory://store/songs/000_accompaniment.wav"
+
+
+def test_songs_are_fetched_and_give_the_same_tokens(songs, memory, tmp_path):
+    finish(tmp_path / "here", plan(songs, tmp_path / "here"))
+    finish(tmp_path / "there", plan("memory://store/songs", tmp_path / "there"))
+    names = [name for name in outputs(tmp_path / "here") if name.startswith("data")]
+    assert names and all(outputs(tmp_path / "here")[name] == outputs(tmp_path / "there")[name] for name in names)
+    refused = failures(tmp_path / "there")["page.mp3"]
+    assert refused["message"].startswith("memory://store/songs/page.mp3: expected audio") and refused["bytes"] > 0
+
+
+def test_a_manifest_at_an_address_and_a_file_that_is_gone(memory, tmp_path):
+    finish(tmp_path, plan("memory://store/songs/list.jsonl", tmp_path))
+    assert {f["id"]: f["reason"] for f in failures(tmp_path).values()} == {"gone": "missing"}
+    [path] = (tmp_path / "data").iterdir()
+    assert path.stat().st_size
+
+
+def test_finished_files_are_published(songs, memory, tmp_path):
+    finish(tmp_path, plan(songs, tmp_path, publish="memory://store/run"))
+    for name in ("data/unit-00000.parquet", "failed/unit-00001.jsonl", "done/00001.json"):
+        assert memory.cat_file(f"/store/run/{name}") == (tmp_path / name).read_bytes()
+
+
+def test_a_store_that_cannot_be_written_to_leaves_the_unit_undone(songs, tmp_path):
+    (tmp_path / "file").write_text("")
+    setup = plan(songs, tmp_path / "run", publish=f"file://{tmp_path}/file/run")
+    with pytest.raises(WriteError, match=r"expected to copy unit-00000.parquet; got .*; make the place reachable"):
+        finish(tmp_path / "run", setup)
+    assert not list((tmp_path / "run" / "done").iterdir()) and list((tmp_path / "run" / "journal").iterdir())
+    finish(tmp_path / "run", Setup(**{**vars(setup), "publish": f"file://{tmp_path}/copy"}))
+    assert (tmp_path / "copy/data/unit-00000.parquet").read_bytes() == (tmp_path / "run/data/unit-00000.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nowhere://bucket/songs", "expected an address that fsspec can open; got Protocol not known: nowhere"),
+        ("memory://empty/songs", "expected an audio file, a folder or a .jsonl manifest; got nothing there"),
+        ("memory://empty/songs.jsonl", "expected a manifest in UTF-8; got"),
+    ],
+)
+def test_addresses_that_are_wrong(address, message):
+    with pytest.raises(PlanError, match=message):
+        collect([address])
