@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import soxr
 import torch
 from safetensors.torch import save_file
 from signals import noise
 
 from duotok import autoencoder as autoencoders
+from duotok.model.mel_distance import mean_spectrum_distance, mel_distance
 from duotok.model.oobleck import Convolution, EarConfig, LatentTransformer, Snake
 from duotok.model.spectral import SpectralConfig, istft, stft
 from duotok.model.vae import EAR_VAE, AutoencoderConfig, make_autoencoder
-from duotok.storage import CheckpointError
+from duotok.storage import CheckpointError, find
 from duotok.training.stages import load_config
 
 SMALL = AutoencoderConfig(spectral=SpectralConfig(width=16, kernel_size=3, encoder_blocks=2, decoder_blocks=1))
@@ -136,13 +138,9 @@ def test_paper_size_has_the_releases_names_and_shapes(config):
     if config == EAR_VAE:
         assert not others and sum(map(math.prod, own.values())) == 147_856_658
     else:
-        places = (
-            "encoder.layers.4.layers.4",
-            "encoder.layers.5.layers.4",
-            "decoder.layers.1.layers.1",
-            "decoder.layers.2.layers.1",
-        )
-        assert others == {f"{place}.weight_v" for place in places}
+        strided = ("encoder.layers.4.layers.4", "encoder.layers.5.layers.4")
+        transposed = ("decoder.layers.1.layers.1", "decoder.layers.2.layers.1")
+        assert others == {f"{place}.weight_v" for place in (*strided, *transposed)}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pyt"])
@@ -214,6 +212,18 @@ def test_the_transformer_attends_with_rotary_positions():
         heads.append(((a @ b.conj().T).real / 32**0.5).softmax(-1) @ v[:, part])
     expected = latents[0] + torch.cat(heads, -1) @ block.self_attn.to_out.weight.T
     torch.testing.assert_close(transformer(latents)[0], expected, rtol=0, atol=1e-5)
+
+
+def test_the_autoencoder_that_ships_hears_real_music(real_song):
+    """A song it never saw comes back nearer than white noise of its level and than its own mean spectrum."""
+    model = autoencoders.load_autoencoder(find("tiny"))
+    vocals, accompaniment, rate = real_song
+    for wave in (vocals, accompaniment, vocals + accompaniment):
+        wave = torch.from_numpy(soxr.resample(wave, rate, model.sample_rate))[None]
+        back = model.decode(model.encode(wave[None]))[0, :, : wave.shape[1]]
+        hiss = noise(*wave.shape, scale=1.0) * wave.square().mean().sqrt()
+        found, hissing = (mel_distance(other, wave, model.sample_rate) for other in (back, hiss))
+        assert found < 0.5 * hissing and found < mean_spectrum_distance(wave, model.sample_rate)
 
 
 def test_wrong_input_is_named():

@@ -84,7 +84,7 @@ def test_split_is_the_manifests_or_a_hash_of_the_id(manifest, tmp_path):
 def test_files_are_decoded_once_and_again_when_they_change(tmp_path, monkeypatch):
     manifest = write_manifest(tmp_path, [write_song(tmp_path, f"s{i}", "abcd", seed=i) for i in range(2)])
     decoded, decode = [], song_files._decode
-    monkeypatch.setattr(song_files, "_decode", lambda path, rate: decoded.append(path.name) or decode(path, rate))
+    monkeypatch.setattr(song_files, "_decode", lambda path, *rest: decoded.append(path.name) or decode(path, *rest))
     songs_of(manifest)
     assert len(decoded) == 4
     songs_of(manifest)
