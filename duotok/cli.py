@@ -188,7 +188,8 @@ def info() -> None:
     for name in storage.packaged():
         tokenizer = load(name)
         state = "trained" if tokenizer.config.trained else "UNTRAINED: random weights, its tokens mean nothing"
-        _out.print(f"checkpoint {name}: {state}; fingerprint {tokenizer.fingerprint[:16]}")
+        decodes = "decodes" if tokenizer.can_decode else "has no decoder"
+        _out.print(f"checkpoint {name}: {state}; fingerprint {tokenizer.fingerprint[:16]}; {decodes}")
     _out.print("decoders: soundfile (wav, flac, mp3, ogg, opus); PyAV (m4a, aac, webm, multi-stem): "
                + ("installed" if has_pyav() else "needs the extra: pip install 'duotok[ffmpeg]'"))  # fmt: skip
     demucs = "installed; weights are fetched on first use" if _version("demucs") != "none" else "needs the extra 'separate'"

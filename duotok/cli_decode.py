@@ -36,36 +36,48 @@ def decode(
 ) -> None:
     """Turn a run's tokens back into sound files."""
     from .corpus.decode import OUTPUTS, SUBTYPES, DecodeOptions, decode_run
+    from .corpus.launch import refuse_absent_device
     from .corpus.store import summarize
     from .decoder import Sampling
     from .tokenizer import load
 
-    for name, value, known in (
-        ("track", track, ("all", *OUTPUTS)),
-        ("format", format, SUBTYPES),
-        ("sampler", sampler, ("dpm", "ddim")),
-    ):
+    refuse_absent_device(device)
+    choices = {"track": ("all", *OUTPUTS), "format": (*SUBTYPES,), "sampler": ("dpm", "ddim")}
+    for (name, known), value in zip(choices.items(), (track, format, sampler), strict=True):
         if value not in known:
             raise ValueError(f"--{name}: expected one of {', '.join(known)}; got {value!r}; choose one of those")
-    total = summarize(run).hours * 3600
     options = DecodeOptions(Sampling(steps, guidance, seed, sampler), format, sample_rate)
     outputs = OUTPUTS if track == "all" else (track,)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like one that is interrupted
-    columns = (TextColumn("sound"), BarColumn(), TextColumn("{task.fields[done]:.0f} s"), TimeRemainingColumn())
-    with Progress(*columns, console=_err) as bar:
-        task = bar.add_task("sound", total=None if song else total, done=0.0)
-
-        def show(seconds: float) -> None:
-            bar.update(task, advance=seconds, done=bar.tasks[task].completed + seconds)
-
-        try:
-            report = decode_run(run, out, load(tokenizer, device=device), options, outputs, song or (), show)
-        except KeyboardInterrupt:
-            _err.print("stopped; run the same command to go on")
-            raise typer.Exit(130) from None
+    seconds = None if song else summarize(run).hours * 3600
+    with _SoundBar(seconds) as bar:
+        report = decode_run(run, out, load(tokenizer, device=device), options, outputs, song or (), bar.show)
     for problem in report.refused:
         _err.print(f"refused: {line(problem)}")
     songs = "1 song" if report.num_songs == 1 else f"{report.num_songs} songs"
     _out.print(f"{songs} in {line(out)}, {report.num_present} of them there before, {len(report.refused)} refused")
     if report.refused:
         raise typer.Exit(3)
+
+
+class _SoundBar:
+    """Seconds of sound that are done, and the time left."""
+
+    def __init__(self, total: float | None) -> None:
+        columns = (TextColumn("sound"), BarColumn(), TextColumn("{task.completed:.0f} s"), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=_err)
+        self._task = self._bar.add_task("sound", total=total)
+
+    def __enter__(self) -> _SoundBar:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like an interrupted one
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._bar.stop()
+        if kind is KeyboardInterrupt:
+            _err.print("stopped; run the same command to go on")
+            raise typer.Exit(130)
+
+    def show(self, seconds: float) -> None:
+        """Show more sound."""
+        self._bar.update(self._task, advance=seconds)

@@ -83,12 +83,14 @@ def decoding(
     """Mel distance of decoded songs, of an untrained decoder, shuffled codes and the other track's codes."""
     from dataclasses import asdict
 
+    from .corpus.launch import refuse_absent_device
     from .dataset.songs import load_songs
     from .decoder import Sampling
     from .evaluation.decoding import measure_decoding
     from .files import write_atomically
     from .tokenizer import load
 
+    refuse_absent_device(device)
     trained, sampling = load(tokenizer, device=device), Sampling(steps, guidance, seed)
     held_out = load_songs(
         manifest, cache, trained.decoder.sample_rate, 6.0, None, trained.decoder.autoencoder.channels

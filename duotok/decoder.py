@@ -261,4 +261,6 @@ def _songs(tokenizer: DuoTok, codes: Codes | Tensor | Sequence[Tensor]) -> list[
         songs = [codes[i] for i in range(len(codes))]
     else:
         songs = list(codes) if isinstance(codes, Tensor) and codes.ndim == 3 else [codes]
+    if not songs:
+        raise ValueError("decode: expected the codes of at least one song; got none; pass some")
     return [check_codes(list(song), tokenizer.codebook_size) for song in songs]

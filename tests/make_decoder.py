@@ -43,9 +43,9 @@ def toy_decoder(tokenizer: DuoTok, seed: int = 0, channels: int = 1, window: tup
     return decoder
 
 
-def decoding_tokenizer(folder: Path, **options) -> DuoTok:
-    """Save an untrained tokenizer with a toy decoder, and load it."""
-    tokenizer = DuoTok.from_config("tiny/tokenizer")
+def decoding_tokenizer(folder: Path, tokenizer: DuoTok | None = None, **options) -> DuoTok:
+    """Save a tokenizer, an untrained one if none is given, with a toy decoder, and load it."""
+    tokenizer = tokenizer or DuoTok.from_config("tiny/tokenizer")
     tokenizer.save(folder)
     toy_decoder(tokenizer, **options).save(folder)
     return DuoTok.from_pretrained(folder)

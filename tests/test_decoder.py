@@ -192,6 +192,7 @@ def test_mistakes_are_one_line(tok, tmp_path):
     refuse(torch.zeros(2, 0).long(), "not empty; got 0 and 0 codes")
     refuse(torch.zeros(2, 5), r"expected codes \(2, T\) of whole numbers, vocals first; got \(5,\) torch.float32")
     refuse(torch.zeros(3, 5).long(), r"expected codes \(2, T\)")
+    refuse(torch.zeros(0, 2, 5).long(), "expected the codes of at least one song; got none")
     foreign = Codes(torch.zeros(1, 2, 5).long(), torch.tensor([5]), 25, "0" * 64)
     refuse(foreign, r"expected codes of this tokenizer, \w{16}; got those of another, 0{16}")
     bare = DuoTok.from_config("tiny/tokenizer")

@@ -67,7 +67,7 @@ LAYERS = {
             "dataset",
             "training",
         },
-        {"numpy", "torch", "accelerate", "safetensors"},
+        {"numpy", "torch", "einops", "accelerate", "safetensors"},
     ),
     "evaluation": (
         {"kernels", "model", "lyrics", "autoencoder", "decoder", "tokenizer", "dataset", "evaluation"},

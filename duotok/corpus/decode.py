@@ -30,7 +30,7 @@ from duotok.files import WriteError, make_folder, whole_file, write_atomically
 from duotok.model.bottleneck import TRACKS
 from duotok.tokenizer import DuoTok
 
-from .plan import read_plan
+from .plan import Plan, read_plan, read_unit
 from .store import data_path
 
 Output = Literal["mix", "vocals", "accompaniment"]
@@ -91,14 +91,8 @@ def decode_run(
         ValueError: if another tokenizer made the run, `out` holds files made otherwise, or an id is not in the run.
         WriteError: if the disk is full.
     """
-    plan = read_plan(run)
-    if plan.fingerprint != tokenizer.fingerprint:
-        raise ValueError(
-            f"{run}: expected tokens of this tokenizer, {tokenizer.fingerprint[:16]}; got those of another, "
-            f"{plan.fingerprint[:16]}; name the tokenizer that made them"
-        )
-    decoder = tokenizer.decoder
-    _settle(out, {"tokenizer": plan.fingerprint, "decoder": decoder.fingerprint, **asdict(options)})
+    plan = _check_run(run, tokenizer, ids)
+    _settle(out, {"tokenizer": plan.fingerprint, "decoder": tokenizer.decoder.fingerprint, **asdict(options)})
     report, left = DecodeReport(), set(ids)
     for row in _rows(run, plan.num_units):
         if ids and row["id"] not in left:
@@ -107,24 +101,38 @@ def decode_run(
         paths = {name: out / f"{safe_name(row['id'])}.{name}.{options.format}" for name in outputs}
         wanted = {name: path for name, path in paths.items() if not path.exists()}
         try:
-            if wanted:
-                _decode_song(row, wanted, tokenizer, options, progress)
+            codes = check_codes([torch.tensor(row[name]) for name in ("vocal_codes", "accomp_codes")], tokenizer.codebook_size)
         except ValueError as error:
             report.refused.append(f"{row['id']}: {error}")
             continue
+        if wanted:
+            _decode_song(row, codes, wanted, tokenizer, options, progress)
+        elif progress:
+            progress(row["num_samples"] / row["sample_rate"])
         report.num_songs += 1
         report.num_present += not wanted
-        if progress and not wanted:
-            progress(row["num_samples"] / row["sample_rate"])
-    if left:
-        raise ValueError(f"{run}: expected ids of its songs; got {', '.join(map(repr, sorted(left)[:3]))}; correct them")
+    report.refused += [f"{id}: expected its tokens; got none in {run}; see there why" for id in sorted(left)]
     return report
+
+
+def _check_run(run: Path, tokenizer: DuoTok, ids: Sequence[str]) -> Plan:
+    """Read a run's plan; refuse that of another tokenizer, and ids that are not in it."""
+    plan = read_plan(run)
+    if plan.fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+            f"{run}: expected tokens of this tokenizer, {tokenizer.fingerprint[:16]}; got those of another, "
+            f"{plan.fingerprint[:16]}; name the tokenizer that made them"
+        )
+    unknown = set(ids) - {song.id for unit in range(plan.num_units) for song in read_unit(run, unit)} if ids else ()
+    if unknown:
+        raise ValueError(f"{run}: expected ids of its songs; got {', '.join(map(repr, sorted(unknown)[:3]))}; correct them")
+    return plan
 
 
 def safe_name(id: str) -> str:
     """Make a file name of a song's id, different for every id."""
     name = re.sub(r"[^\w.-]+", "_", id).strip("._-")[:50]
-    plain = name == id and not re.search(r"(^|-)[0-9a-f]{8}$", id)
+    plain = name and name == id and not re.search(r"(^|-)[0-9a-f]{8}$", id)
     return name if plain else f"{name}-{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}".lstrip("-")
 
 
@@ -150,12 +158,12 @@ def _rows(run: Path, num_units: int) -> Iterator[dict[str, Any]]:
 
 def _decode_song(
     row: dict[str, Any],
+    codes: torch.Tensor,
     paths: dict[str, Path],
     tokenizer: DuoTok,
     options: DecodeOptions,
     progress: Callable[[float], None] | None,
 ) -> None:
-    codes = check_codes([torch.tensor(row[name]) for name in ("vocal_codes", "accomp_codes")], tokenizer.codebook_size)
     decoder = tokenizer.decoder
     rate = options.sample_rate or decoder.sample_rate
     length = -(-row["num_samples"] * rate // row["sample_rate"])

@@ -47,13 +47,14 @@ class Setup:
         Raises:
             ValueError: if one of them cannot be loaded.
         """
-        _refuse_absent(self.device)
+        refuse_absent_device(self.device)
         tokenizer = load(self.tokenizer, device=self.device)
         separator = make_separator(self.separator, self.separator_weights, self.device)
         return tokenizer, MixturePolicy(separator, self.track, self.cache)
 
 
-def _refuse_absent(device: str) -> None:
+def refuse_absent_device(device: str) -> None:
+    """Refuse a device that this machine lacks (ValueError)."""
     try:
         if torch.device(device).type not in ("cpu", "cuda"):
             raise RuntimeError("neither cpu nor cuda")

@@ -10,10 +10,12 @@ from duotok.kernels import replace_noise
 from make_decoder import TINY_DIT, toy_autoencoder
 from make_songs import RATE, four_songs, songs_of
 from safetensors import safe_open
+from typer.testing import CliRunner, Result
 
 import duotok
 from duotok import DuoTok
 from duotok.autoencoder import load_autoencoder, save_autoencoder
+from duotok.cli import app
 from duotok.config import ConfigError, dump
 from duotok.model.diffusion import draw_times, schedule, si_snr
 from duotok.storage import CheckpointError
@@ -218,6 +220,25 @@ def test_a_run_goes_on_only_with_its_own_tokenizer(run, small, songs, places):
     again = make_stage(small(), songs)
     again.start(stage.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), stage.parameters(), strict=True))
+
+
+def test_the_command_line_trains_exports_and_decodes(small, places, tmp_path):
+    config = tmp_path / "stage4.yaml"
+    config.write_text(dump(small("train.evaluate_every=2", "train.save_every=2", "tokenizer=tiny", "autoencoder=null")))
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [*map(str, arguments)])
+
+    given = ("--tokenizer", places / "tokenizer", "--autoencoder", places / "vae", "-o", tmp_path / "run")
+    done = run("train", config, "train.steps=2", *given, "--export", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    tokenizer = duotok.load(tmp_path / "out")
+    assert f"tokenizer {tokenizer.fingerprint[:16]} in" in done.stdout
+    first = tokenizer.decoder.fingerprint
+    longer = run("train", config, "train.steps=4", *given)
+    assert longer.exit_code == 0 and "step 4: held out loss" in longer.stdout
+    assert run("export", tmp_path / "run", "-o", tmp_path / "out").exit_code == 0
+    assert duotok.load(tmp_path / "out").decoder.fingerprint != first
 
 
 def test_wrong_configurations_are_named(small, songs, places):
