@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .cli_text import line
+from .console import err as _err
+from .console import line
+from .console import out as _out
 
 app = typer.Typer(
     help="Training corpora: build one, index songs of your own, separate mixtures.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-_out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: duotok corpus build tiny -o corpus --lieder Lieder/ --minutes 120 --workers 2")
@@ -61,8 +61,8 @@ def index(
 def stems(
     manifest: Annotated[Path, typer.Argument(help="Manifest, .jsonl; songs with stems are taken over as they are.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the stems and their manifest; a stopped run goes on.")],
-    separate: Annotated[str, typer.Option(help="The separator: demucs.")] = "demucs",
-    separator_weights: Annotated[Path | None, typer.Option(help="Local copy of the separator's safetensors.")] = None,
+    separate: Annotated[str, typer.Option(help="The separator: demucs or spleeter.")] = "demucs",
+    separator_weights: Annotated[Path | None, typer.Option(help="Local copy of the separator's weights.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Separate the mixtures of a manifest into vocals and accompaniment, and write a manifest that has them."""
@@ -71,7 +71,7 @@ def stems(
 
     separator = make_separator(separate, separator_weights, device)
     if separator is None:
-        raise ValueError("--separate: expected a separator; got 'none'; choose demucs")
+        raise ValueError("--separate: expected a separator; got 'none'; choose demucs or spleeter")
     with _SongBar() as bar:
         report = separate_manifest(manifest, out, separator, bar.show)
     summary = f"{report.num_songs} songs, {report.num_separated} of them separated, {report.duration_s / 60:.1f} minutes"

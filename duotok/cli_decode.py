@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .cli_text import line
-
-_out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+from .console import err as _err
+from .console import line
+from .console import out as _out
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +35,7 @@ def decode(
 ) -> None:
     """Turn a run's tokens back into sound files."""
     from .corpus.decode import OUTPUTS, SUBTYPES, DecodeOptions, decode_run
-    from .corpus.launch import refuse_absent_device
+    from .corpus.setup import refuse_absent_device
     from .corpus.store import summarize
     from .decoder import Sampling
     from .tokenizer import load

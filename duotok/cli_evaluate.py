@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from .console import err as _err
+from .console import out as _out
+
 app = typer.Typer(help="Measure a tokenizer.", no_args_is_help=True)
-_out, _err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @app.callback()
@@ -83,7 +84,7 @@ def decoding(
     """Mel distance of decoded songs, of an untrained decoder, shuffled codes and the other track's codes."""
     from dataclasses import asdict
 
-    from .corpus.launch import refuse_absent_device
+    from .corpus.setup import refuse_absent_device
     from .dataset.songs import load_songs
     from .decoder import Sampling
     from .evaluation.decoding import measure_decoding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,3 +60,29 @@ def whole_file(path: Path, what: str) -> Iterator[Path]:
             f"{path}: expected to write {what}; got {error.strerror}; free space or choose another folder, "
             "then run the same command again"
         ) from error
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Fill a folder that appears whole or not at all: yield a temporary one beside it, flushed and renamed at the end.
+
+    Raises:
+        ValueError: if the folder is there already.
+        WriteError: if the disk is full, or it cannot be written to.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    if target.exists():
+        raise ValueError(f"{target}: expected a new folder; got one that is there; choose another name, or remove it")
+    make_folder(temporary)
+    try:
+        yield temporary
+        for path in filter(Path.is_file, temporary.rglob("*")):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.rename(target)
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(f"{target}: expected to write there; got {error}; free space or choose another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -9,11 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-SEPARATORS = ("demucs", "none")
+from .fixed_math import fixed_math
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SEPARATORS = ("demucs", "spleeter", "none")
 WINDOW_S, STRIDE_S = 30, 25
 
 
@@ -132,18 +137,43 @@ class Demucs:
     def vocals(self, mixture: np.ndarray) -> np.ndarray:
         """Estimate the vocals (2, n) in a mixture (2, n); the level is normalised within the window, as Demucs expects."""
         import torch
-        from demucs.apply import apply_model
 
         wave = torch.from_numpy(np.ascontiguousarray(mixture)).to(self._device)
         mean, std = wave.mean(), wave.mean(0).std() + 1e-8
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # more of them change the last bit, and workers have each their own number
-        try:
-            # shifts=0: the default shift is random.
-            stems = apply_model(self._model, ((wave - mean) / std)[None], shifts=0, split=True, overlap=0.25)[0]
-        finally:
-            torch.set_num_threads(threads)
+        with fixed_math():
+            stems = apply_demucs(self._model, (wave - mean) / std, at_once=wave.device.type != "cpu")
         return (stems[self._vocals] * std + mean).cpu().numpy()
+
+
+def apply_demucs(model: nn.Module, wave: Tensor, at_once: bool) -> Tensor:
+    """Apply an HTDemucs to a wave that is longer than its segments, as demucs' `apply_model` does with an overlap of a quarter.
+
+    Args:
+        model: the model.
+        wave: (2, n), normalised.
+        at_once: compute all segments in one batch, which fills a GPU; False for one after another, in less memory.
+
+    Returns:
+        (sources, 2, n).
+    """
+    import torch
+    from demucs.apply import TensorChunk, apply_model
+    from demucs.utils import center_trim
+
+    if not at_once:
+        return apply_model(model, wave[None], shifts=0, split=True, overlap=0.25)[0]  # shifts=0: the default shift is random
+    size = int(model.samplerate * model.segment)
+    chunks = [TensorChunk(wave[None], offset, size) for offset in range(0, wave.shape[1], int(0.75 * size))]
+    with torch.no_grad():
+        parts = model(torch.cat([chunk.padded(size) for chunk in chunks]))  # (segments, sources, 2, size)
+    rising = torch.arange(1, size + 1, device=wave.device)
+    weight = torch.minimum(rising, rising.flip(0)) / ((size + 1) // 2)
+    total, stems = wave.new_zeros(wave.shape[1]), wave.new_zeros(len(parts[0]), *wave.shape)
+    for chunk, part in zip(chunks, parts, strict=True):
+        here = slice(chunk.offset, chunk.offset + chunk.length)
+        stems[..., here] += weight[: chunk.length] * center_trim(part, chunk.length)
+        total[here] += weight[: chunk.length]
+    return stems / total
 
 
 def make_separator(name: str, weights: str | Path | None = None, device: str = "cpu") -> Separator | None:
@@ -154,4 +184,8 @@ def make_separator(name: str, weights: str | Path | None = None, device: str = "
     """
     if name not in SEPARATORS:
         raise ValueError(f"separator: expected one of {', '.join(SEPARATORS)}; got {name!r}; choose one of those")
+    if name == "spleeter":
+        from .spleeter import Spleeter
+
+        return Spleeter(weights, device)
     return Demucs(weights, device) if name == "demucs" else None

@@ -6,7 +6,6 @@ three hours and a batch give the same codes, memory is flat, and second 1 never 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from . import config as configuration
 from . import storage
 from .codes import Codes
 from .decoder import Decoded, Decoder, Sampling, decode, load_decoder
+from .fixed_math import exact_math
 from .model.semantic import SemanticConfig, SemanticModel
 from .stream import EncodeStream, Wave
 from .windows import WindowPolicy, count_frames
@@ -204,7 +204,7 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
         policy = self.config.windows
         filler = [(None, 0, np.zeros_like(batch[0][2]))] * (policy.batch_size - len(batch))
         _, tracks, waves = zip(*batch, *filler, strict=True)
-        with _exact_math():
+        with exact_math():
             wave = torch.from_numpy(np.stack(waves)).to(self.device, self.dtype)
             codes = self.model.encode(wave, torch.tensor(tracks, device=self.device)).cpu()
         kept = codes[:, policy.margin_frames : policy.margin_frames + policy.stride_frames]
@@ -280,15 +280,3 @@ def _songs(waves: Wave | Sequence[Wave]) -> list[Wave]:
         found = getattr(waves, "shape", type(waves).__name__)
         raise ValueError(f"encode: expected waves (S,), (B, S) or (B, C, S); got {found}; reshape them")
     return [waves] if waves.ndim == 1 else list(waves)
-
-
-@contextlib.contextmanager
-def _exact_math() -> Iterator[None]:
-    """Full float32 products and deterministic convolutions, whatever the process is set to."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)

@@ -41,8 +41,6 @@ from .report import Compilable
 _NORMS = 16  # columns of the norm: three are used, a tensor core takes 16
 _WORKSPACE = 1 << 23  # group maxima in flight: 32 MB, which stays in the second-level cache of an H100
 _ELEMENTS = 2048  # scaled by a program of `_scale_rows`
-_DEPTH = 32  # columns of a group's codes that `_decide` reads at a time
-_DECIDE_WARPS = 1  # its many small reductions then need no barrier
 _PROGRAMS = 264  # coarse programs that fill a GPU twice over (H100: 132 SMs); fewer rows split the codebook
 
 
@@ -72,20 +70,26 @@ class Plan:
         """Codes in a group."""
         return self.codes // 4
 
+    @property
+    def depth(self) -> int:
+        """Columns of a group's codes that `_decide` reads at a time."""
+        return min(self.columns, 32 if self.columns <= 128 else 64)
+
+    @property
+    def decide_warps(self) -> int:
+        """Warps of `_decide`: one needs no barrier for its many small reductions, wide codes want more loads in flight."""
+        return 1 if self.columns <= 128 else 2
+
 
 def plan(width: int, capability: int) -> Plan:
     """Choose the blocks for codes of a width on sm_`capability`."""
     warpgroups = 90 <= capability < 120  # other chips have the small tensor-core instructions, most of them 99 KB of memory
-    resident = 256 if warpgroups else 128
-    columns = max(16, triton.next_power_of_2(width)) if width <= resident else -(-width // 64) * 64
-    chunk = columns if width <= resident else 64
+    resident = width <= 128  # wider rows are read again, chunk by chunk, for every tile of codes: measured, H100
+    columns = max(16, triton.next_power_of_2(width)) if resident else -(-width // 64) * 64
+    chunk = columns if resident else 64
     if not warpgroups:
         return Plan(columns, chunk, 128, 128, True, 4 if columns <= 64 else 8, 2 if chunk == 128 else 3)
     quad = capability < 100  # Blackwell's tensor memory gives a thread a whole row
-    if chunk == 128 and quad:
-        return Plan(columns, chunk, 256, 128, quad, 8, 3)
-    if chunk == 256:
-        return Plan(columns, chunk, 128, 128, quad, 8, 2)
     return Plan(columns, chunk, 128, 256, quad, 8, 2 if chunk == 128 else 3)
 
 
@@ -176,8 +180,8 @@ def _search_rows(
     # No fused multiply-add: the exact distance has the same bits as on a CPU.
     _decide[(count,)](
         z, codes, rows, tiles, norms, best, peak, scale, length, index, examined, *z.stride(), width, len(codes), groups,
-        P=blocks.columns, DEPTH=min(blocks.columns, _DEPTH), GROUP=blocks.group, QUAD=blocks.quad, FAST=fast,
-        num_warps=_DECIDE_WARPS, enable_fp_fusion=False,
+        P=blocks.columns, DEPTH=blocks.depth, GROUP=blocks.group, QUAD=blocks.quad, FAST=fast,
+        num_warps=blocks.decide_warps, enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -394,12 +398,12 @@ def _decide_compilable(rows: int, size: int, width: int, capability: int) -> Com
             "index_ptr": "*i64", "examined_ptr": "*i32", **dict.fromkeys(integers, "i32"),
         },
         constexprs={
-            "P": blocks.columns, "DEPTH": min(blocks.columns, _DEPTH), "GROUP": blocks.group, "QUAD": blocks.quad, "FAST": False
+            "P": blocks.columns, "DEPTH": blocks.depth, "GROUP": blocks.group, "QUAD": blocks.quad, "FAST": False
         },
-        num_warps=_DECIDE_WARPS,
+        num_warps=blocks.decide_warps,
         num_stages=3,
         units=rows * blocks.group * width,
-        units_per_iteration=min(blocks.columns, _DEPTH) * blocks.group / (32 * _DECIDE_WARPS),
+        units_per_iteration=blocks.depth * blocks.group / (32 * blocks.decide_warps),
         bytes_moved=rows * (6 * width + 4 * size / blocks.group) + 6 * size * width,
         problem=f"{rows} x {size} x {width} fp32",
         capabilities=(capability,),

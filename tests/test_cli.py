@@ -49,7 +49,7 @@ def test_first_command_of_the_readme_on_the_real_song(tmp_path, stem_file):
         (["SONG", "-o", "run", "--track", "drums"], "--track: expected one of vocals, accompaniment; got 'drums'"),
         (["SONG", "-o", "run", "--device", "warp"], "device: expected cpu or a device of this machine; got 'warp'"),
         (["SONG", "-o", "MIX"], "--out: expected a folder; got the file"),
-        (["SONG", "-o", "run", "--separate", "magic"], "--separate: expected one of demucs, none; got 'magic'"),
+        (["SONG", "-o", "run", "--separate", "magic"], "--separate: expected one of demucs, spleeter, none; got 'magic'"),
         (["MIX", "-o", "run", "--separator-weights", "w"], "w: expected safetensors of htdemucs"),
     ],
 )

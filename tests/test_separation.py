@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from duotok.audio import AudioError
 from duotok.corpus.reader import MixturePolicy, open_song
 from duotok.corpus.songs import Song
-from duotok.separation import STRIDE_S, WINDOW_S, Demucs, make_separator, separate
+from duotok.separation import STRIDE_S, WINDOW_S, Demucs, apply_demucs, make_separator, separate
 
 RATE = 100  # of the fake separators; a window is 3,000 samples, and starts every 2,500
 WINDOW, STRIDE = WINDOW_S * RATE, STRIDE_S * RATE
@@ -159,6 +159,14 @@ def test_demucs_is_the_saved_model(weights, model):
     assert np.abs(separator.vocals(0.25 * mixture) - 0.25 * vocals).max() < 1e-5 * np.abs(vocals).max()
 
 
+@pytest.mark.parametrize("length", [100, 62_400, 70_001, WINDOW_S * 8_000])
+def test_segments_at_once_are_segments_one_by_one(model, length):
+    wave = torch.randn(2, length, generator=torch.Generator().manual_seed(length))
+    one_by_one, at_once = (apply_demucs(model, wave, at_once) for at_once in (False, True))
+    assert one_by_one.shape == at_once.shape == (4, 2, length)
+    assert (one_by_one - at_once).abs().max() < 1e-5 * one_by_one.abs().max()
+
+
 def test_identity_is_that_of_the_weights(weights, save, model):
     other = save("other.safetensors", state={name: value + 0 for name, value in model.state_dict().items()}, note="x")
     assert Demucs(weights).identity == Demucs(weights).identity != Demucs(other).identity
@@ -208,7 +216,7 @@ def test_weights_that_do_not_fit_are_one_line(save, model, tmp_path):
 
 def test_what_is_missing_is_one_line_with_its_remedy(monkeypatch):
     assert make_separator("none") is None
-    with pytest.raises(ValueError, match="expected one of demucs, none; got 'magic'"):
+    with pytest.raises(ValueError, match="expected one of demucs, spleeter, none; got 'magic'"):
         make_separator("magic")
 
     def offline(*arguments: object) -> str:
@@ -233,16 +241,26 @@ def test_cached_stems_are_those_that_were_separated(tmp_path):
     plain = read_song(path, MixturePolicy(Fake(by_loudness, 8_000)))
     assert np.array_equal(read_song(path, policy), plain)
     [cached] = (tmp_path / "stems").iterdir()
-    assert soundfile.info(cached).format == "RF64", "a wav ends at 4 GB, three hours of two stems"
-    assert np.array_equal(soundfile.read(cached, dtype="float32")[0].T, plain)
+    assert (soundfile.info(cached).format, soundfile.info(cached).subtype) == ("FLAC", "PCM_24")
+    assert np.array_equal(4 * soundfile.read(cached, dtype="float32")[0].T, plain)
     assert np.array_equal(read_song(path, policy), plain) and policy.separator.num_windows == 1
     for start in (0.25, 0.2500001, 0.25):
         expected = read_song(path, MixturePolicy(policy.separator), start=start, duration=1.5)
         assert np.array_equal(read_song(path, policy, start=start, duration=1.5), expected)
     assert len(list((tmp_path / "stems").iterdir())) == 3
     make_audio.cut(cached, 0.9, cached)
-    with pytest.raises(AudioError, match=r"stems/.* bytes as its header says"):
+    with pytest.raises(AudioError, match=r"stems/.*\.flac: expected"):
         read_song(path, policy)
+
+
+def test_stems_are_rounded_to_24_bits_whether_kept_or_not_and_what_exceeds_them_is_not_kept(tmp_path):
+    path = make_audio.write(tmp_path / "song.wav", make_audio.music(3), 44_100, "FLOAT")
+    for gain, kept in ((0.7, 1), (10, 1), (400, 0)):
+        policy = MixturePolicy(Fake(lambda part, number, gain=gain: gain * part, 8_000), cache=tmp_path / str(gain))
+        first = read_song(path, policy)
+        assert np.array_equal(first, read_song(path, policy)) and policy.separator.num_windows == 2 - kept
+        assert len(list((tmp_path / str(gain)).iterdir())) == kept
+        assert not np.any(first[np.abs(first) < 4] * 2**21 % 1) and np.abs(first).max() > 0.2 * gain
 
 
 def test_a_song_that_fails_leaves_no_stems(tmp_path):
@@ -272,4 +290,4 @@ def test_a_mixture_through_the_command_line(tmp_path, weights, real_song, tokeni
     codes = tokenizer.stream(8_000)
     expected = torch.cat((codes.push(*separated), codes.finish(row["n_frames"])), dim=1)
     assert torch.equal(expected, torch.tensor([row["vocal_codes"], row["accomp_codes"]]))
-    assert [path.suffix for path in (tmp_path / "stems").iterdir()] == [".wav"]
+    assert [path.suffix for path in (tmp_path / "stems").iterdir()] == [".flac"]

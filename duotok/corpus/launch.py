@@ -1,172 +1,251 @@
-"""Run a plan on this machine: one process, or several that share the songs of a unit; the files are the same."""
+"""Launch a run's units: on this machine (here), through Ray (launch_ray.py), or as Slurm tasks that each do so on theirs."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import torch
 
-from duotok.separation import make_separator
-from duotok.tokenizer import DuoTok, load
+from . import launch_ray
+from .job import Job, Options
+from .pipeline import EncoderError
+from .report import write_report
+from .setup import Setup
+from .songs import PlanError
+from .status import RunStatus, StatusReader
+from .store import units_to_do
+from .unit import run_unit
 
-from .plan import Plan, read_unit
-from .reader import MixturePolicy
-from .songs import PlanError, Song
-from .store import UnitOutcome, read_note, write_unit
-from .worker import Outcome, run_metadata, tokenize_song
+logger = logging.getLogger(__name__)
+
+LAUNCHERS = ("local", "ray")
+_POLL_S = 0.5
+# Workers that die one after another, without a song finished in between, end the run.
+_MAX_DEATHS = 8
+# Refused songs are judged against --max-failure-rate once so many are finished.
+_MIN_JUDGED = 20
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What a worker process needs to build its tools.
+class Launch:
+    """Who does the work.
 
     Attributes:
-        tokenizer: name, folder or hub id.
-        device: of the tokenizer and the separator.
-        separator, separator_weights, track, cache: see `make_separator` and `MixturePolicy`.
+        launcher: one of `LAUNCHERS`.
+        num_workers: processes, or Ray actors.
+        ray_address: of a cluster, "auto" for the one that this host belongs to; None starts Ray here.
+        max_failure_rate: share of refused songs at which to stop early.
     """
 
-    tokenizer: str
-    device: str = "cpu"
-    separator: str = "none"
-    separator_weights: Path | None = None
-    track: str = "accompaniment"
-    cache: Path | None = None
-
-    def build(self) -> tuple[DuoTok, MixturePolicy]:
-        """Load the tokenizer and the separator.
-
-        Raises:
-            ValueError: if one of them cannot be loaded.
-        """
-        refuse_absent_device(self.device)
-        tokenizer = load(self.tokenizer, device=self.device)
-        separator = make_separator(self.separator, self.separator_weights, self.device)
-        return tokenizer, MixturePolicy(separator, self.track, self.cache)
+    launcher: str = "local"
+    num_workers: int = 1
+    ray_address: str | None = None
+    max_failure_rate: float = 1.0
 
 
-def refuse_absent_device(device: str) -> None:
-    """Refuse a device that this machine lacks (ValueError)."""
-    try:
-        if torch.device(device).type not in ("cpu", "cuda"):
-            raise RuntimeError("neither cpu nor cuda")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device: expected cpu or a device of this machine; got {device!r}: {reason}; choose another"
-        ) from None
-
-
-def run_plan(
-    run: Path,
-    plan: Plan,
-    setup: Setup,
-    tools: tuple[DuoTok, MixturePolicy],
-    num_workers: int = 1,
-    retry_refused: bool = False,
-    on_song: Callable[[Song, Outcome], None] = lambda song, outcome: None,
+def launch(
+    run: Path, setup: Setup, units: list[int], how: Launch, options: Options, on_status: Callable[[RunStatus], None]
 ) -> None:
-    """Tokenize every unit that is not done yet.
+    """Tokenize those of `units` that are not done, and write the run's report.
 
     Args:
         run: the run's folder.
-        plan: its plan.
-        setup: from which further workers build the same tools.
-        tools: this process's tools, used alone when `num_workers` is 1.
-        num_workers: processes.
-        retry_refused: do units again in which songs were refused.
-        on_song: called after each song, in the order of the plan.
+        setup: from which workers build their tools.
+        units: to do.
+        how: who does the work.
+        options: how a worker works.
+        on_status: called about twice a second.
 
     Raises:
-        PlanError: if a worker process dies.
+        PlanError: if too many songs are refused, or workers keep dying.
         OSError: if the machine fails (a full disk, no memory).
     """
-    metadata = run_metadata(*tools)
-    with _Pool(setup, tools, num_workers) as pool:
-        for unit in range(plan.num_units):
-            note = read_note(run, unit)
-            if note and not (retry_refused and note.failed):
-                continue
-            collected = UnitOutcome()
-            for song, outcome in pool.map(read_unit(run, unit)):
-                if outcome.row is not None:
-                    collected.rows.append(outcome.row)
-                else:
-                    collected.failures.append(outcome.failure)
-                on_song(song, outcome)
-            write_unit(run, unit, collected, metadata)
+    todo = units_to_do(run, units)
+    if not todo and (run / "report.json").exists():
+        return
+    poll = _Poll(run, how.max_failure_rate, on_status)
+    try:
+        if todo and how.launcher == "ray":
+            launch_ray.run_ray(run, setup, todo, how.num_workers, how.ray_address, options, poll)
+        elif todo:
+            run_local(run, setup, todo, how.num_workers, options, poll)
+        poll(0)
+    except (Exception, KeyboardInterrupt):
+        with suppress(OSError):
+            write_report(run)
+        raise
+    write_report(run)
 
 
-class _Pool:
-    """Songs to outcomes in order, here or in worker processes."""
+class _Poll:
+    """Looks at a run now and then, and stops it when there is no point in going on."""
 
-    def __init__(self, setup: Setup, tools: tuple[DuoTok, MixturePolicy], num_workers: int) -> None:
-        self._tools, self._num_workers, self._executor = tools, num_workers, None
-        if num_workers > 1:
-            threads = max(1, (os.cpu_count() or 1) // num_workers)
-            self._executor = ProcessPoolExecutor(
-                num_workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(setup, threads)
+    def __init__(self, run: Path, max_failure_rate: float, on_status: Callable[[RunStatus], None]) -> None:
+        self._run, self._max_failure_rate, self._on_status = run, max_failure_rate, on_status
+        self._reader = StatusReader(run)
+        self._most = self._deaths = 0
+
+    def __call__(self, num_died: int) -> None:
+        """Look, after `num_died` workers have died since the last time."""
+        status = self._reader.read()
+        self._on_status(status)
+        if status.songs >= min(_MIN_JUDGED, status.num_songs) and status.failure_rate > self._max_failure_rate:
+            raise PlanError(
+                f"{self._run}: expected at most {self._max_failure_rate:g} of the songs to be refused; got {status.failed} "
+                f"of {status.songs}; see duotok tokenize status, then run again with another --max-failure-rate"
+            )
+        self._deaths = (0 if status.songs > self._most else self._deaths) + num_died
+        self._most = max(self._most, status.songs)
+        if self._deaths > _MAX_DEATHS:
+            raise PlanError(
+                f"{self._run}: expected workers to finish songs; got {self._deaths} that died one after another; "
+                "look at their messages, then run the same command to go on"
             )
 
-    def __enter__(self) -> _Pool:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._executor:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+def work(job: Job, units: list[int]) -> None:
+    """Do units one after another, those that others hold last; the main loop of a worker.
 
-    def map(self, songs: list[Song]) -> Iterator[tuple[Song, Outcome]]:
-        """Yield every song with its outcome, in order; a few songs are in flight at a time."""
-        if self._executor is None:
-            tokenizer, policy = self._tools
-            yield from ((song, tokenize_song(tokenizer, song, policy)) for song in songs)
-            return
-        flying: deque[tuple[Song, Future[Outcome]]] = deque()
-        for song in songs:
-            flying.append((song, self._executor.submit(_tokenize_in_worker, song)))
-            if len(flying) > 2 * self._num_workers:
-                yield _landed(flying)
-        while flying:
-            yield _landed(flying)
+    Raises:
+        OSError, EncoderError: as `run_unit` does.
+    """
+    pending = list(units)
+    while pending:
+        held = [unit for unit in pending if run_unit(job, unit) is None]
+        if len(held) == len(pending):
+            time.sleep(_POLL_S)
+        pending = held
 
 
-def _landed(flying: deque[tuple[Song, Future[Outcome]]]) -> tuple[Song, Outcome]:
-    song, future = flying.popleft()
+def run_local(
+    run: Path, setup: Setup, units: list[int], num_workers: int, options: Options, poll: Callable[[int], None]
+) -> None:
+    """Do units in processes of this machine; one that dies is started again.
+
+    Args:
+        run, setup, units, options: as for `launch`.
+        num_workers: processes.
+        poll: called about twice a second with the number of workers that have died since; raises to stop.
+
+    Raises:
+        OSError, ValueError: what a worker ended with.
+    """
+    number = min(num_workers, len(units))
+    options = replace(options, threads=options.threads or max(1, (os.cpu_count() or 1) // number))
+    workers = [_Worker(run, replace(setup, device=_device(setup.device, i)), units, options) for i in range(number)]
     try:
-        return song, future.result()
-    except BrokenProcessPool:
-        near = ", ".join(other.source for other, _ in [(song, future), *flying])
-        raise PlanError(
-            f"expected every worker to finish; one died near {near}; run the same command to go on, or leave the song out"
-        ) from None
+        while any(worker.is_alive() for worker in workers):
+            wait([part for worker in workers if worker.is_alive() for part in worker.waitable], _POLL_S)
+            died = [worker for worker in workers if worker.listen()]
+            poll(len(died))
+            for worker in died:
+                logger.warning("a worker ended (%s); starting it again", worker.code)
+                worker.start()
+    finally:
+        for worker in workers:
+            worker.stop()
 
 
-_worker_tools: tuple[DuoTok, MixturePolicy] | None = None
+def _device(device: str, worker: int) -> str:
+    """Spread workers over the GPUs of this machine, if the user named none."""
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    return f"cuda:{worker % count}" if count else device
 
 
-def _start_worker(setup: Setup, threads: int) -> None:
-    global _worker_tools
+class _Worker:
+    """A process that does units, seen from its parent."""
+
+    def __init__(self, run: Path, setup: Setup, units: list[int], options: Options) -> None:
+        self._arguments = (run, setup, units, options)
+        self.start()
+
+    def start(self) -> None:
+        """Start the process; with `spawn`, as a forked CUDA or OpenMP does not work."""
+        context = multiprocessing.get_context("spawn")
+        self._messages, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_main, args=(*self._arguments, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def waitable(self) -> tuple:
+        return self._process.sentinel, self._messages
+
+    @property
+    def code(self) -> str:
+        code = self._process.exitcode or 0
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def listen(self) -> bool:
+        """Pass the worker's messages on, and tell whether it died; raises what it ended with."""
+        ended = not self._process.is_alive()
+        try:
+            while self._messages.poll():
+                message = self._messages.recv()
+                if isinstance(message, BaseException):
+                    raise message
+                logger.warning("%s", message)
+        except EOFError:
+            self._process.join()
+            ended = True
+        return ended and self._process.exitcode != 0
+
+    def stop(self) -> None:
+        """End the process, in order if it can."""
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(10)
+            self._process.kill()
+        self._process.join()
+        self._messages.close()
+
+
+class _Send(logging.Handler):
+    """Sends what a worker logs to its parent, which knows the terminal."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(logging.WARNING)
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._connection.send(record.getMessage())
+
+
+def _main(run: Path, setup: Setup, units: list[int], options: Options, connection: Connection) -> None:
+    """Be a worker process: end in order at SIGTERM, and with the parent; the terminal's SIGINT is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    _worker_tools = setup.build()
+    logging.getLogger("duotok").addHandler(_Send(connection))
+    try:
+        work(Job(run, setup, options), units)
+        code, last = 0, None
+    except KeyboardInterrupt:
+        code, last = 130, None
+    except (OSError, ValueError) as error:
+        code, last = 1, error
+    except EncoderError as error:
+        code, last = 70, str(error)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends its workers at the first error that it hears of
+    if last is not None:
+        connection.send(last)
+    os._exit(code)
 
 
 def _end_with_parent() -> None:
-    """Do not outlive a parent that was killed: it would leave the output open and the device taken."""
+    """Do not outlive a parent that was killed: it would leave the device taken."""
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-def _tokenize_in_worker(song: Song) -> Outcome:
-    assert _worker_tools is not None, "the worker was not started"
-    tokenizer, policy = _worker_tools
-    return tokenize_song(tokenizer, song, policy)

@@ -3,6 +3,8 @@
     RUN/plan.json              what the run was planned with
     RUN/units/00000.jsonl      the songs of unit 0
     RUN/data/unit-00000.parquet, RUN/failed/unit-00000.jsonl, RUN/done/00000.json      its outcome
+    RUN/setup.json             the tools of the run, by name
+    RUN/leases/, RUN/journal/  units that are being worked on
 
 Because units are fixed, any number of workers, changed at any time, makes the same files.
 """
@@ -108,6 +110,35 @@ def read_unit(run: Path, unit: int) -> list[Song]:
     """Read the songs of a unit."""
     text = _unit_path(run, unit).read_text(encoding="utf-8")
     return [parse(Song, json.loads(line), str(_unit_path(run, unit))) for line in text.splitlines()]
+
+
+def choose_units(text: str | None, num_units: int) -> list[int]:
+    """Choose units of a run.
+
+    Args:
+        text: ranges ("0-99,105"), a share ("3/16": every 16th unit, from 3 on), or None for all.
+        num_units: of the run.
+
+    Raises:
+        PlanError: for anything else, or units that the run does not have.
+    """
+    if text is None:
+        return list(range(num_units))
+    try:
+        if "/" in text:
+            first, step = map(int, text.split("/"))
+            if not 0 <= first < step:
+                raise ValueError
+            return list(range(first, num_units, step))
+        ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
+        chosen = sorted({unit for part in ends for unit in range(part[0], part[-1] + 1)})
+        if not chosen or chosen[-1] >= num_units or max(map(len, ends)) > 2:
+            raise ValueError
+    except ValueError:
+        raise PlanError(
+            f"units: expected ranges like 0-3,7 below {num_units}, or a share like 0/16; got {text!r}; correct it"
+        ) from None
+    return chosen
 
 
 def _unit_path(run: Path, unit: int) -> Path:

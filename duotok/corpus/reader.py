@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from duotok.audio import AudioReader, Resampler, file_sha256, open_audio, to_mono
-from duotok.files import WriteError, make_folder
 from duotok.integrity import AudioError, SignalCheck
 from duotok.separation import Separator, separate
 
 from .songs import Song
+from .stem_cache import cached_name, keep_stems, quantize, read_stems
 
 # Stems of one song may differ by an encoder's padding; the shorter is filled with silence.
 _LENGTH_TOLERANCE_S = 0.1
@@ -51,6 +49,7 @@ class SongStream:
         source_rate, channels: of the source, as the token file states them.
         sample_rate: of the blocks; the separator's own rate for a separated mixture.
         num_samples: of the source at `source_rate`; complete once `blocks` has ended.
+        knows_vocals: whether the vocals are a stem, given or separated.
     """
 
     def __init__(self, song: Song, readers: list[AudioReader], policy: MixturePolicy) -> None:
@@ -58,6 +57,7 @@ class SongStream:
         info = readers[0].info
         self.source_rate, self.channels, self.num_samples = info.sample_rate, info.channels, 0
         self._separator = policy.separator if len(readers) == 1 else None
+        self.knows_vocals = len(readers) > 1 or self._separator is not None
         self.sample_rate = self._separator.sample_rate if self._separator else info.sample_rate
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -94,19 +94,17 @@ class SongStream:
         if cached and cached.is_file():
             for _ in mixtures:  # the source is still read to its end and checked
                 pass
-            with open_audio(cached) as reader:
-                yield from reader.blocks()
+            yield from read_stems(cached)
             return
         stereo = _resample_stereo(mixtures, self.source_rate, self.sample_rate)
-        pairs = ((to_mono(v), to_mono(a)) for v, a in separate(stereo, self._separator))
-        yield from _write_through(pairs, cached, self.sample_rate) if cached else pairs
+        pairs = quantize((to_mono(v), to_mono(a)) for v, a in separate(stereo, self._separator))
+        yield from keep_stems(pairs, cached, self.sample_rate) if cached else pairs
 
     def _cache_path(self) -> Path | None:
         if self._policy.cache is None:
             return None
-        segment = f"{self._song.start}-{'end' if self._song.duration is None else self._song.duration}"
-        name = f"{file_sha256(self._readers[0].path)}_{self._separator.identity}_{segment}.wav"
-        return self._policy.cache / name.replace(":", "-")
+        sha256, separator = file_sha256(self._readers[0].path), self._separator.identity
+        return self._policy.cache / cached_name(sha256, separator, self._song.start, self._song.duration)
 
 
 @contextmanager
@@ -193,38 +191,3 @@ def _resample_stereo(blocks: Iterable[np.ndarray], in_rate: int, out_rate: int) 
         pair = block if len(block) == 2 else np.broadcast_to(to_mono(block), (2, block.shape[1]))
         yield np.stack((left.push(pair[0]), right.push(pair[1])))
     yield np.stack((left.finish(), right.finish()))
-
-
-def _write_through(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]], path: Path, sample_rate: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pass separated stems on while writing them, float32 and so without loss, to a file that appears whole or not at all.
-
-    Raises:
-        WriteError: if the disk is full, or the folder cannot be written to.
-    """
-    make_folder(path.parent)
-    # Workers that come upon the same song write files of their own. RF64, as a wav ends at 4 GB, three hours of two stems.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.wav")
-    try:
-        with _writing(path):
-            file = soundfile.SoundFile(temporary, "w", sample_rate, 2, "FLOAT", format="RF64")
-        with file:
-            for pair in pairs:
-                with _writing(path):
-                    file.write(np.stack(pair, axis=1))
-                yield pair
-        with _writing(path), temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a failed write into the machine's error, apart from those of the song."""
-    try:
-        yield
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise WriteError(f"{path}: expected to keep stems; got {error}; free space, or leave --stem-cache out") from error

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from duotok.audio import SUFFIXES
 from duotok.config import ConfigError, parse
+
+from .remote import is_remote, open_store
 
 # How stems of one song are told by their names: NAME_vocals.flac and NAME_accompaniment.flac, or vocals.wav in a folder.
 _STEM_NAMES = {
@@ -83,28 +86,20 @@ class Song:
 
 
 def collect(inputs: Iterable[str | Path]) -> list[Song]:
-    """List the songs of files, folders and manifests (.jsonl).
+    """List the songs of files, folders and manifests (.jsonl), on this machine or at addresses (s3://...).
 
-    In folders, audio files are found at any depth; stems are paired by name, everything else is a mixture.
+    In folders, audio files are found at any depth, through links too; stems are paired by name, everything else is a mixture.
 
     Raises:
         PlanError: for a path that does not exist, a manifest that lacks something, duplicate ids, or no song at all.
     """
     songs: list[Song] = []
     files: list[_File] = []
-    for root, item in enumerate(map(Path, inputs)):
-        if item.suffix == ".jsonl":
+    for root, item in enumerate(map(str, inputs)):
+        if item.endswith(".jsonl"):
             songs += read_manifest(item)
-        elif item.is_dir():
-            # Broken links stay in: they are refused by name.
-            found = sorted(path for path in item.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
-            files += [_File(path, path.relative_to(item).as_posix(), root) for path in found]
-        elif item.is_file():
-            files.append(_File(item, item.name, -1))
-        else:
-            raise PlanError(
-                f"{item}: expected an audio file, a folder or a .jsonl manifest; got nothing there; correct the path"
-            )
+        elif found := (_remote_files(item, root) if is_remote(item) else _local_files(Path(item), root)):
+            files += found
     songs += _pair(files)
     if not songs:
         raise PlanError(f"expected at least one song; found none in {', '.join(map(str, inputs))}; check what you passed")
@@ -112,20 +107,81 @@ def collect(inputs: Iterable[str | Path]) -> list[Song]:
     return songs
 
 
-def read_manifest(path: Path) -> list[Song]:
-    """Read a JSONL manifest; relative paths are relative to its folder.
+def _local_files(item: Path, root: int) -> list[_File]:
+    if item.is_dir():
+        # Broken links stay in: they are refused by name.
+        found = sorted(path for path in _walk(item) if path.suffix.lower() in SUFFIXES)
+        return [_File(str(path.absolute()), path.relative_to(item).as_posix(), root, str(item)) for path in found]
+    if item.is_file():
+        return [_File(str(item.absolute()), item.name, -1, str(item.parent))]
+    raise _nothing_there(item)
+
+
+def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield all that is no folder; a link to a folder is followed unless that would go in circles."""
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise PlanError(
+            f"{folder}: expected to list a folder; got {error.strerror}; make it readable or move it away"
+        ) from None
+    for entry in found:
+        if _is_folder(entry):
+            yield from _walk(folder / entry.name, (*above, real))
+        else:
+            yield folder / entry.name
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _remote_files(address: str, root: int) -> list[_File]:
+    try:
+        system, inner = open_store(address)
+        if system.isfile(inner):
+            found, root, folder = [inner], -1, inner.rpartition("/")[0]
+        else:
+            found, folder = sorted(system.find(inner)), inner.rstrip("/")
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{address}: expected to list songs; got {error}; correct the address") from None
+    if not found:
+        raise _nothing_there(address)
+    audio = [path for path in found if PurePosixPath(path).suffix.lower() in SUFFIXES]
+    return [_File(system.unstrip_protocol(path), path[len(folder) :].lstrip("/"), root, folder) for path in audio]
+
+
+def _nothing_there(item: str | Path) -> PlanError:
+    return PlanError(f"{item}: expected an audio file, a folder or a .jsonl manifest; got nothing there; correct the path")
+
+
+def read_manifest(path: str | Path) -> list[Song]:
+    """Read a JSONL manifest, a path or an address; relative paths in it are relative to its folder.
 
     Raises:
         PlanError: naming the line and what it lacks.
     """
+    folder = str(path).rpartition("/")[0] if is_remote(str(path)) else Path(path).parent
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other line separators occur within texts
-    except (OSError, UnicodeDecodeError) as error:
+        if is_remote(str(path)):
+            system, inner = open_store(str(path))
+            data = system.cat_file(inner)
+        else:
+            data = Path(path).read_bytes()
+        lines = data.decode("utf-8-sig").split("\n")  # other line separators occur within texts
+    except (OSError, ValueError) as error:
         raise PlanError(f"{path}: expected a manifest in UTF-8; got {error}; correct the path or the file") from None
-    return [_manifest_song(line, f"{path}:{number}", path.parent) for number, line in enumerate(lines, 1) if line.strip()]
+    return [_manifest_song(line, f"{path}:{number}", folder) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _manifest_song(line: str, place: str, folder: Path) -> Song:
+def _manifest_song(line: str, place: str, folder: str | Path) -> Song:
     row = {name: value for name, value in _manifest_row(line, place).items() if value is not None}
     if not isinstance(row.get("id"), str | int) or isinstance(row["id"], bool) or row["id"] == "":
         raise PlanError(f"{place}: expected id, a text or a whole number; got {row.get('id')!r}; give the song an id")
@@ -146,7 +202,14 @@ def _manifest_song(line: str, place: str, folder: Path) -> Song:
         song = parse(Song, {**fields, "id": str(row["id"]), "source": str(row[paths[0]]), "extra": extra or None}, place)
     except ConfigError as error:
         raise PlanError(str(error)) from None
-    return replace(song, **{name: str((folder / getattr(song, name)).absolute()) for name in paths})
+    return replace(song, **{name: _beside(folder, getattr(song, name)) for name in paths})
+
+
+def _beside(folder: str | Path, path: str) -> str:
+    """Complete a path of a manifest that lies in `folder`, a path or an address."""
+    if is_remote(path):
+        return path
+    return f"{folder}/{path}" if isinstance(folder, str) else str((folder / path).absolute())
 
 
 def _manifest_row(line: str, place: str) -> dict[str, Any]:
@@ -163,11 +226,12 @@ def _manifest_row(line: str, place: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _File:
-    """An audio file: `name` relative to what the user gave, `root` which of the inputs that was (-1: a file)."""
+    """An audio file: `name` relative to what the user gave, `root` which of the inputs that was (-1: a file in `folder`)."""
 
-    path: Path
+    path: str
     name: str
     root: int
+    folder: str
 
     @property
     def part(self) -> tuple[str, str]:
@@ -185,8 +249,8 @@ def _pair(files: list[_File]) -> Iterator[Song]:
     groups: dict[tuple, dict[str, _File]] = {}
     for file in sorted(files, key=lambda file: (file.root, file.part, file.name)):
         song, role = file.part
-        folder = file.path.parent if file.root < 0 else file.root
-        members = groups.setdefault((file.root, str(folder), song, role == "mixture"), {})
+        folder = file.folder if file.root < 0 else ""
+        members = groups.setdefault((file.root, folder, song, role == "mixture"), {})
         if role in members:
             raise PlanError(
                 f"expected one file for the {role} of a song; got {members[role].path} and {file.path}; "
@@ -195,7 +259,7 @@ def _pair(files: list[_File]) -> Iterator[Song]:
         members[role] = file
     for members in groups.values():
         first = members.get("vocals") or next(iter(members.values()))
-        paths = {role: str(file.path.absolute()) for role, file in members.items()}
+        paths = {role: file.path for role, file in members.items()}
         fields = {"vocal_path": paths.get("vocals"), "accompaniment_path": paths.get("accompaniment")}
         if "mixture" in paths:
             kind = "stems_path" if first.name.lower().endswith(MULTI_STEM_SUFFIXES) else "mixture_path"

@@ -9,21 +9,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections import Counter
+import platform
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from duotok.audio import file_sha256
 from duotok.config import parse
 from duotok.files import make_folder, write_atomically
-from duotok.windows import count_frames
 
-from .plan import Plan, read_plan, read_unit
+from .plan import read_plan
 
 TOKEN_FORMAT = 1
 SCHEMA = pa.schema(
@@ -72,6 +72,12 @@ class UnitNote:
         hours: of audio.
         codes: of both tracks.
         sha256: of the file of tokens; None where every song was refused, and there is no such file.
+        data_bytes, failed_bytes: of the unit's two files.
+        fingerprint: of the tokenizer.
+        seconds: spent in each stage, over all threads and claims.
+        elapsed_s: of one worker's time, over all claims.
+        ended_at: seconds since 1970 by the clock of the host; only for the report.
+        host, versions: of the worker that committed the unit.
     """
 
     ok: int
@@ -79,6 +85,14 @@ class UnitNote:
     hours: float
     codes: int
     sha256: str | None
+    data_bytes: int
+    failed_bytes: int
+    fingerprint: str
+    seconds: dict[str, float]
+    elapsed_s: float
+    ended_at: float
+    host: str
+    versions: dict[str, str]
 
 
 def check_row(row: dict[str, Any]) -> None:
@@ -86,39 +100,67 @@ def check_row(row: dict[str, Any]) -> None:
     pa.Table.from_pylist([row], schema=SCHEMA)
 
 
-def write_unit(run: Path, unit: int, outcome: UnitOutcome, metadata: dict[str, Any]) -> None:
-    """Write a unit's tokens and failures, then the note that it is done; each file appears whole or not at all.
+def write_unit(run: Path, unit: int, outcome: UnitOutcome, metadata: dict[str, Any]) -> UnitNote:
+    """Write a unit's tokens and failures, each whole or not at all.
+
+    Returns:
+        The note that `write_note` is to write, once the times in it are set.
 
     A unit without tokens has no Parquet file: `datasets` cannot read one without rows.
+
+    Raises:
+        WriteError: if the disk is full, or the folder cannot be written to.
     """
     for folder in ("data", "failed", "done"):
         make_folder(run / folder)
-    sha256 = None
+    data, sha256 = b"", None
     if outcome.rows:
-        table = pa.Table.from_pylist(
-            outcome.rows, schema=SCHEMA.with_metadata({"duotok": json.dumps(metadata, sort_keys=True)})
-        )
+        described = SCHEMA.with_metadata({"duotok": json.dumps(metadata, sort_keys=True)})
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
-        write_atomically(data_path(run, unit), buffer.getvalue())
-    lines = "".join(json.dumps(failure, sort_keys=True) + "\n" for failure in outcome.failures)
-    write_atomically(_failed_path(run, unit), lines.encode())
+        pq.write_table(pa.Table.from_pylist(outcome.rows, schema=described), buffer, compression="zstd")
+        data = buffer.getvalue()
+        sha256 = hashlib.sha256(data).hexdigest()
+        write_atomically(data_path(run, unit), data)
+    else:
+        data_path(run, unit).unlink(missing_ok=True)
+    lines = "".join(json.dumps(failure, sort_keys=True) + "\n" for failure in outcome.failures).encode()
+    write_atomically(failed_path(run, unit), lines)
     hours, codes = sum(row["duration"] for row in outcome.rows) / 3600, sum(2 * row["n_frames"] for row in outcome.rows)
-    note = UnitNote(len(outcome.rows), len(outcome.failures), hours, codes, sha256)
-    write_atomically(_done_path(run, unit), (json.dumps(asdict(note)) + "\n").encode())
+    return UnitNote(
+        len(outcome.rows), len(outcome.failures), hours, codes, sha256, len(data), len(lines), metadata["fingerprint"],
+        {}, 0.0, time.time(), platform.node(), metadata["versions"],
+    )  # fmt: skip
+
+
+def write_note(run: Path, unit: int, note: UnitNote) -> None:
+    """Commit a unit: from now on it is done."""
+    write_atomically(note_path(run, unit), (json.dumps(asdict(note)) + "\n").encode())
 
 
 def read_note(run: Path, unit: int) -> UnitNote | None:
-    """Read a unit's note; None if the unit is not done, or its files are not those that were committed."""
-    path = data_path(run, unit)
+    """Read a unit's note; None if the unit is not done, or its files are not of the length that was committed."""
     try:
-        note = parse(UnitNote, json.loads(_done_path(run, unit).read_text(encoding="utf-8")))
-        failed = len(_failed_path(run, unit).read_bytes().splitlines())
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+        note = parse(UnitNote, json.loads(note_path(run, unit).read_text(encoding="utf-8")))
+        sizes = [path.stat().st_size if path.exists() else None for path in (data_path(run, unit), failed_path(run, unit))]
     except (OSError, ValueError):
         return None
-    return note if (note.sha256, note.failed) == (sha256, failed) else None
+    return note if sizes == [note.data_bytes or None, note.failed_bytes] else None
+
+
+def is_intact(run: Path, unit: int, note: UnitNote) -> bool:
+    """Read a unit's tokens and tell whether they are those that were committed."""
+    return note.sha256 is None or file_sha256(data_path(run, unit)) == note.sha256
+
+
+def units_to_do(run: Path, units: list[int]) -> list[int]:
+    """List those of `units` that are not done; damaged ones lose their note, so that every worker does them again."""
+    todo = []
+    for unit in units:
+        note = read_note(run, unit)
+        if note is None or not is_intact(run, unit, note):
+            note_path(run, unit).unlink(missing_ok=True)
+            todo.append(unit)
+    return todo
 
 
 def read_failures(run: Path) -> Iterator[dict[str, Any]]:
@@ -129,7 +171,7 @@ def read_failures(run: Path) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class RunReport:
-    """What a run holds, as `summarize` reads it from the notes of its units, or `verify` from every row.
+    """What a run holds, as `summarize` reads it from the notes of its units, and `verify` checks it row by row.
 
     Attributes:
         num_songs, num_failed, num_missing: planned songs in data/, in failed/, and in neither.
@@ -162,62 +204,16 @@ def summarize(run: Path) -> RunReport:
     return report
 
 
-def verify(run: Path) -> RunReport:
-    """Check a run: every song is in exactly one place, every file is what was committed, every row keeps its promises.
-
-    Raises:
-        PlanError: if the folder is no run.
-    """
-    plan, report = read_plan(run), summarize(run)
-    for unit in range(plan.num_units):
-        planned = [song.id for song in read_unit(run, unit)]
-        note = read_note(run, unit)
-        if note is None:
-            report.problems.append(
-                f"unit {unit}: expected its files as they were committed; got none or others; run tokenize again"
-            )
-            continue
-        lines = _failed_path(run, unit).read_text(encoding="utf-8").splitlines()
-        count = Counter([json.loads(line)["id"] for line in lines] + _verify_data(run, unit, plan, report))
-        odd = [song for song in {*planned, *count} if count[song] != 1 or song not in planned]
-        report.problems += [f"unit {unit}: expected {song!r} once; got it {count[song]} times" for song in sorted(odd)]
-    left = sorted(str(path.relative_to(run)) for path in run.rglob(".*.tmp"))
-    report.problems += [f"{path}: expected no partial file; got one; delete it" for path in left]
-    return report
-
-
-def _verify_data(run: Path, unit: int, plan: Plan, report: RunReport) -> list[str]:
-    """Check the rows of a unit whose bytes are known to be those committed; return their ids."""
-    path = data_path(run, unit)
-    if not path.exists():
-        return []
-    table = pq.read_table(path)
-    metadata = json.loads(table.schema.metadata[b"duotok"])
-    if metadata["fingerprint"] != plan.fingerprint or not table.schema.equals(SCHEMA):
-        report.problems.append(f"{path.name}: expected this run's fingerprint and columns; got other ones; tokenize again")
-    for row in table.to_pylist():
-        report.problems += [f"{path.name}: {row['id']}: {text}" for text in _row_problems(row, metadata)]
-    return table["id"].to_pylist()
-
-
-def _row_problems(row: dict[str, Any], metadata: dict[str, Any]) -> Iterator[str]:
-    frames = count_frames(row["num_samples"], row["sample_rate"], metadata["frame_rate"])
-    for name in ("vocal_codes", "accomp_codes"):
-        codes = np.asarray(row[name])
-        if not len(codes) == row["n_frames"] == frames:
-            yield f"expected {frames} {name}; got {len(codes)}"
-        if len(codes) and codes.max() >= metadata["codebook_size"]:
-            yield f"expected {name} below {metadata['codebook_size']}; got {codes.max()}"
-
-
 def data_path(run: Path, unit: int) -> Path:
     """Where a unit's tokens are."""
     return run / "data" / f"unit-{unit:05d}.parquet"
 
 
-def _failed_path(run: Path, unit: int) -> Path:
+def failed_path(run: Path, unit: int) -> Path:
+    """Where a unit's refused songs are, one JSON object a line."""
     return run / "failed" / f"unit-{unit:05d}.jsonl"
 
 
-def _done_path(run: Path, unit: int) -> Path:
+def note_path(run: Path, unit: int) -> Path:
+    """Where it is noted that a unit is done."""
     return run / "done" / f"{unit:05d}.json"

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from duotok.audio import AudioError, file_sha256
 from duotok.files import WriteError
 from duotok.tokenizer import DuoTok
 
+from . import remote
+from .activity import VocalActivity
 from .reader import MixturePolicy, open_song
 from .songs import Song
 from .store import TOKEN_FORMAT, check_row
@@ -39,53 +42,101 @@ def tokenize_song(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> Outco
     Raises:
         OSError: if the machine fails, not the song: a full disk, no memory.
     """
+    reading = SongWindows(tokenizer, song, policy)
+    codes = SongCodes(tokenizer)
     try:
-        row = _row(tokenizer, song, policy)
-    except AudioError as error:
-        return Outcome(None, _failure(song, error.stage, error.reason, error), 0.0)
-    except WriteError:
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OSError(f"expected memory for {song.source}; got {error}; use fewer workers or a smaller batch") from error
-    except OSError as error:
-        return Outcome(None, _failure(song, "open", "io_error", error), 0.0)
-    except (RuntimeError, ValueError, ArithmeticError, AssertionError, LookupError, TypeError) as error:
-        # A defect of ours or of a decoder: reported with the song it needs, and with its traceback in the log.
-        logger.debug("song %s", song.id, exc_info=True)
-        return Outcome(None, _failure(song, "encode", "error", error), 0.0)
+        for track, piece in tokenizer.encode_windows((track, track, wave) for track, wave in reading):
+            codes.push(track, piece)
+        row = make_row(reading, codes)
+    except Exception as error:  # noqa: BLE001 - `blame` raises again what is not the song's
+        return blame(song, error)
     return Outcome(row, None, row["duration"])
 
 
-def _row(tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> dict[str, Any]:
-    with open_song(song, policy) as opened:
-        stream = tokenizer.stream(opened.sample_rate)
-        # One block that grows, frame by frame: a small tensor for each second of three hours would fragment the heap.
-        stored = bytearray()
-        for vocals, accompaniment in opened.blocks():
-            stored += stream.push(vocals, accompaniment).T.numpy().tobytes()
-        num_samples, rate, channels = opened.num_samples, opened.source_rate, opened.channels
-        num_frames = tokenizer.num_frames(num_samples, rate)
-        stored += stream.finish(num_frames).T.numpy().tobytes()
-    codes = np.frombuffer(stored, np.int64).reshape(-1, 2).T  # (2, T)
-    assert codes.shape == (2, num_frames), f"expected codes (2, {num_frames}), got {codes.shape}"
+class SongWindows:
+    """A song's canonical windows, once, in order: (track, wave (S,) float32).
+
+    Attributes:
+        song: as it was planned.
+        num_windows, num_frames, num_samples, sample_rate, channels, audio_sha256, vocal_activity: complete once the windows
+            have ended.
+    """
+
+    def __init__(self, tokenizer: DuoTok, song: Song, policy: MixturePolicy) -> None:
+        self.song, self._tokenizer, self._policy = song, tokenizer, policy
+        self.num_windows = self.num_frames = self.num_samples = self.sample_rate = self.channels = 0
+        self.audio_sha256, self.vocal_activity = "", None
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Read the song.
+
+        Raises:
+            AudioError: if it cannot be trusted; many of its defects show only at its end.
+        """
+        for window in self._windows():
+            self.num_windows += 1
+            yield window
+
+    def _windows(self) -> Iterator[tuple[int, np.ndarray]]:
+        with remote.fetched(self.song) as song, open_song(song, self._policy) as opened:
+            stream, activity = self._tokenizer.stream(opened.sample_rate), VocalActivity(opened.sample_rate)
+            for vocals, accompaniment in opened.blocks():
+                activity.push(vocals)
+                yield from stream.feed(vocals, accompaniment)
+            self.num_samples, self.sample_rate, self.channels = opened.num_samples, opened.source_rate, opened.channels
+            self.num_frames = self._tokenizer.num_frames(self.num_samples, self.sample_rate)
+            yield from stream.end(self.num_frames)
+            if opened.knows_vocals:
+                self.vocal_activity = activity.finish(-(-self.num_samples // self.sample_rate))
+            self.audio_sha256 = _audio_sha256(song)
+
+
+class SongCodes:
+    """The codes of a song as they come, two bytes each: many small tensors would fragment the heap over three hours."""
+
+    def __init__(self, tokenizer: DuoTok) -> None:
+        assert tokenizer.codebook_size <= 1 << 16, f"expected codes of 16 bits, got a codebook of {tokenizer.codebook_size}"
+        self._tracks = [bytearray() for _ in range(tokenizer.num_tracks)]
+        self.num_windows = 0
+
+    def push(self, track: int, codes: Tensor) -> None:
+        """Take the codes (stride_frames,) of a track's next window."""
+        self._tracks[track] += codes.numpy().astype(np.uint16).tobytes()
+        self.num_windows += 1
+
+    def take(self, num_frames: int) -> list[np.ndarray]:
+        """Return each track's codes (num_frames,) uint16."""
+        tracks = [np.frombuffer(codes, np.uint16)[:num_frames] for codes in self._tracks]
+        assert {len(codes) for codes in tracks} == {num_frames}, f"expected {num_frames} codes, got {[*map(len, tracks)]}"
+        return tracks
+
+
+def make_row(reading: SongWindows, codes: SongCodes) -> dict[str, Any]:
+    """Make the row of a song whose windows have all been read and encoded.
+
+    Raises:
+        ValueError, TypeError, OverflowError: if what the manifest says of it fits no column.
+    """
+    song = reading.song
+    vocals, accompaniment = codes.take(reading.num_frames)
     row = {
         "id": song.id,
-        "vocal_codes": codes[0].tolist(),
-        "accomp_codes": codes[1].tolist(),
-        "n_frames": num_frames,
-        "duration": num_samples / rate,
-        "sample_rate": rate,
-        "num_samples": num_samples,
-        "channels": channels,
+        "vocal_codes": vocals,
+        "accomp_codes": accompaniment,
+        "n_frames": reading.num_frames,
+        "duration": reading.num_samples / reading.sample_rate,
+        "sample_rate": reading.sample_rate,
+        "num_samples": reading.num_samples,
+        "channels": reading.channels,
         "start_time": song.start,
         "gain_db": 0.0,
-        "vocal_activity": None,
+        "vocal_activity": reading.vocal_activity,
         "text": song.text,
         "language": song.language,
         "tags": song.tags,
         "segments": None if song.segments is None else [asdict(segment) for segment in song.segments],
         "source": song.source,
-        "audio_sha256": _audio_sha256(song),
+        "audio_sha256": reading.audio_sha256,
         "extra": json.dumps(song.extra, sort_keys=True) if song.extra else None,
     }
     check_row(row)
@@ -98,9 +149,28 @@ def _audio_sha256(song: Song) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _failure(song: Song, stage: str, reason: str, error: BaseException) -> dict[str, Any]:
-    sizes = [Path(path).stat().st_size for path in song.paths if Path(path).is_file()]
-    return {
+def blame(song: Song, error: Exception) -> Outcome:
+    """Turn what went wrong with a song into its failure.
+
+    Raises:
+        OSError: if the machine fails, not the song.
+    """
+    if isinstance(error, AudioError):
+        return refusal(song, error.stage, error.reason, error)
+    if isinstance(error, WriteError):
+        raise error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        raise OSError(f"expected memory for {song.source}; got {error}; use fewer workers or a smaller batch") from error
+    if isinstance(error, OSError):
+        return refusal(song, "open", "io_error", error)
+    # A defect of ours or of a decoder: reported with the song it needs, and with its traceback in the log.
+    logger.debug("song %s", song.id, exc_info=error)
+    return refusal(song, "encode", "error", error)
+
+
+def refusal(song: Song, stage: str, reason: str, error: Exception) -> Outcome:
+    """Refuse a song: a line of the failures, the same wherever and whenever it is written."""
+    failure = {
         "id": song.id,
         "source": song.source,
         "paths": list(song.paths),
@@ -108,8 +178,9 @@ def _failure(song: Song, stage: str, reason: str, error: BaseException) -> dict[
         "reason": reason,
         "error": type(error).__name__,
         "message": str(error),
-        "bytes": sum(sizes),
+        "bytes": sum(map(remote.size, song.paths)),
     }
+    return Outcome(None, failure, 0.0)
 
 
 def run_metadata(tokenizer: DuoTok, policy: MixturePolicy) -> dict[str, Any]:

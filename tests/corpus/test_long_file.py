@@ -24,10 +24,12 @@ MINUTES = {"short": 10, "long": 180}
 # Linux counts into ru_maxrss what the process that started this one held; the high-water mark of its own memory is here.
 SCRIPT = """
 import sys
-from duotok.cli import app
-code = app(sys.argv[1:], standalone_mode=False)
+from pathlib import Path
+from runs import finish, plan
+song, run, tokenizer = map(Path, sys.argv[1:])
+finish(run, plan(song, run, tokenizer=tokenizer))
 [peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print("peak", peak, "exit", code)
+print("peak", peak)
 """
 
 
@@ -51,11 +53,10 @@ def runs(tmp_path_factory, real_song) -> dict[str, tuple[Path, int]]:
     processes = {}
     for name, minutes in MINUTES.items():
         write_minutes(folder / f"{name}.flac", loop, minutes)
-        options = ("-o", folder / name, "--separate", "none", "--tokenizer", folder / "tokenizer")
-        line = ["tokenize", folder / f"{name}.flac", *options]
+        line = [folder / f"{name}.flac", folder / name, folder / "tokenizer"]
         processes[name] = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, *map(str, line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
         )  # fmt: skip
     found = {}
     for name, process in processes.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from runs import outputs, tokenize
 
-from duotok.corpus import launch, store
-from duotok.corpus.launch import Setup, run_plan
-from duotok.corpus.plan import make_plan
+from duotok.corpus import pipeline, store
 from duotok.corpus.reader import MixturePolicy
 from duotok.corpus.songs import collect
-from duotok.corpus.store import SCHEMA, summarize, verify
+from duotok.corpus.store import SCHEMA, summarize
+from duotok.corpus.verify import _row_problems, verify
 from duotok.corpus.worker import tokenize_song
 
 
@@ -44,13 +43,6 @@ def songs(tmp_path_factory, real_song) -> Path:
     path = folder / "songs.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
-
-
-def tokenize(songs: Path, run: Path, workers: int = 1, songs_per_unit: int = 2) -> None:
-    setup = Setup("tiny")
-    tools = setup.build()
-    plan = make_plan(run, collect([songs]), tools[0].fingerprint, tools[1].identity, songs_per_unit)
-    run_plan(run, plan, setup, tools, workers)
 
 
 @pytest.fixture(scope="module")
@@ -95,33 +87,26 @@ def test_metadata_tells_how_tokens_were_made(run, tokenizer):
     assert {"torch", "soundfile", "soxr"} <= metadata["versions"].keys()
 
 
-def contents(run: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
-
-
-def test_two_workers_write_the_same_bytes(run, songs, tmp_path):
-    tokenize(songs, tmp_path / "two", workers=2)
-    assert contents(tmp_path / "two") == contents(run)
-
-
 def test_a_stopped_run_goes_on_where_it_was(run, songs, tmp_path, monkeypatch):
+    """The third song is interrupted; the journal knows the first of its unit's, and finished units are not done again."""
     seen = []
 
-    def stop(tokenizer, song, policy):
-        if len(seen) == 3:
+    def stop(reading, codes):
+        if reading.song.id == "segment" and "stopped" not in seen:
+            seen.append("stopped")
             raise KeyboardInterrupt
-        seen.append(song.id)
-        return original(tokenizer, song, policy)
+        seen.append(reading.song.id)
+        return original(reading, codes)
 
-    original = launch.tokenize_song
-    monkeypatch.setattr(launch, "tokenize_song", stop)
+    original = pipeline.make_row
+    monkeypatch.setattr(pipeline, "make_row", stop)
     with pytest.raises(KeyboardInterrupt):
         tokenize(songs, tmp_path / "stopped")
     assert "unit 1: expected its files as they were committed" in verify(tmp_path / "stopped").problems[0]
-    monkeypatch.setattr(launch, "tokenize_song", lambda *args: (seen.append(args[1].id), original(*args))[1])
     tokenize(songs, tmp_path / "stopped")
-    assert seen == ["song-0", "song-1", "song-2", "song-2", "segment"], "finished units are not done again"
-    assert contents(tmp_path / "stopped") == contents(run)
+    assert seen == ["song-0", "song-1", "song-2", "stopped", "segment"]
+    assert outputs(tmp_path / "stopped") == outputs(run)
+    assert not list((tmp_path / "stopped" / "journal").iterdir()) and not list((tmp_path / "stopped" / "leases").iterdir())
 
 
 def test_verify_is_content_with_a_sound_run(run):
@@ -151,7 +136,7 @@ def test_a_damaged_unit_is_noticed_and_done_again(run, songs, tmp_path, damage):
     assert "unit 0: expected its files as they were committed" in verify(copy).problems[0]
     assert summarize(copy).num_missing == 2
     tokenize(songs, copy)
-    assert contents(copy) == contents(run)
+    assert outputs(copy) == outputs(run)
 
 
 def test_verify_notices_songs_in_two_places_and_partial_files(run, tmp_path):
@@ -159,7 +144,7 @@ def test_verify_notices_songs_in_two_places_and_partial_files(run, tmp_path):
     line = json.dumps({"id": "segment"}) + "\n"
     (copy / "failed" / "unit-00001.jsonl").write_text(line)
     note = json.loads((copy / "done" / "00001.json").read_text())
-    (copy / "done" / "00001.json").write_text(json.dumps({**note, "failed": 1}))
+    (copy / "done" / "00001.json").write_text(json.dumps({**note, "failed": 1, "failed_bytes": len(line)}))
     (copy / "data" / ".unit-00009.parquet.1.tmp").write_text("half")
     problems = " ".join(verify(copy).problems)
     assert "unit 1: expected 'segment' once; got it 2 times" in problems
@@ -216,43 +201,5 @@ def test_verify_notices_a_wrong_length_and_an_impossible_code(run):
         "vocal_codes": [1] * 24,
         "accomp_codes": [100] * 25,
     }
-    problems = list(store._row_problems(row, metadata))
+    problems = list(_row_problems(row, metadata))
     assert problems == ["expected 25 vocal_codes; got 24", "expected accomp_codes below 100; got 100"]
-
-
-def command(songs: Path, out: Path, **options) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "duotok", "tokenize", str(songs), "-o", str(out)]
-    return subprocess.run(line, capture_output=True, text=True, cwd=songs.parent, **options)
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing_partial(songs, tmp_path):
-    """Files larger than 2 kB cannot be written, as on a disk that fills up; the run goes on once there is room."""
-    limit = (2048, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    done = command(songs, tmp_path / "full", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    assert done.returncode == 1
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert "unit-00000.parquet: expected to write" in line and "free space or choose another folder" in line
-    assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "full").rglob("*.tmp")) and not list((tmp_path / "full").rglob("*.parquet"))
-    assert command(songs, tmp_path / "full").returncode == 0
-
-
-def test_an_unwritable_folder_is_one_line(songs, tmp_path):
-    blocker = tmp_path / "file"
-    blocker.write_text("")
-    done = command(songs, blocker / "run")
-    assert done.returncode == 1
-    assert "expected to make a folder; got Not a directory; choose another place" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_dead_worker_is_one_line(songs, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "_tokenize_in_worker", _die)
-    with pytest.raises(ValueError, match=r"one died near .*; run the same command to go on"):
-        tokenize(songs, tmp_path / "dead", workers=2)
-
-
-def _die(song: object) -> None:
-    import os
-
-    os._exit(9)

@@ -68,7 +68,7 @@ def test_equals_the_cpu(wave, bands_first):
         for op, specs in (
             (log_mel, (MelSpec(log="none"),)),
             (chroma, (ChromaSpec(pad_mode="constant"),)),
-            (log_mel_chroma, (MelSpec(log="none", hop_length=333), ChromaSpec(2048, 2048, 2048, 333))),
+            (log_mel_chroma, (MelSpec(log="none", hop_length=333), ChromaSpec(n_fft=2048, win_length=2048, hop_length=333))),
         ):
             on_gpu = op.run("cuda", wave.cuda(), *specs, None if lengths is None else lengths.cuda(), bands_first)
             on_cpu = op.reference(wave.double() / (32768 if wave.dtype == torch.int16 else 1), *specs, lengths, bands_first)

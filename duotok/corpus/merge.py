@@ -1,0 +1,109 @@
+"""Runs joined into fewer, larger files of tokens; tokens of different tokenizers are not mixed unless asked to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from duotok.files import WriteError, make_folder
+
+from .songs import PlanError
+from .store import SCHEMA
+
+
+def merge(runs: list[Path], out: Path, songs_per_file: int = 10_000, mix: bool = False) -> tuple[int, int]:
+    """Join the files of tokens of runs.
+
+    Args:
+        runs: folders of runs; their order is kept.
+        out: folder to write part-00000.parquet and so on into; new or empty.
+        songs_per_file: in each of them.
+        mix: join tokens of different fingerprints, which no model can tell apart.
+
+    Returns:
+        Number of songs, number of files.
+
+    Raises:
+        PlanError: for a run without tokens, different fingerprints, an id that occurs twice, or an `out` with something in it.
+        WriteError: if a file cannot be written.
+    """
+    paths = [path for run in runs for path in _files(run)]
+    if out.exists() and any(out.iterdir()):
+        raise PlanError(f"{out}: expected a new or an empty folder; got one with files; choose another")
+    metadata = _common_metadata(paths, mix)
+    refuse_twice(paths)
+    make_folder(out)
+    schema = SCHEMA.with_metadata({"duotok": json.dumps(metadata, sort_keys=True)})
+    num_songs = num_files = 0
+    for table in _tables(paths, songs_per_file):
+        _write(table.cast(schema), out / f"part-{num_files:05d}.parquet")
+        num_songs, num_files = num_songs + len(table), num_files + 1
+    return num_songs, num_files
+
+
+def _files(run: Path) -> list[Path]:
+    found = sorted((run / "data").glob("*.parquet"))
+    if not found:
+        raise PlanError(f"{run}: expected a run with tokens; got no file in {run / 'data'}; pass one that tokenize made")
+    return found
+
+
+def _common_metadata(paths: list[Path], mix: bool) -> dict[str, Any]:
+    """Return the first file's metadata; the fingerprints of all have to agree, versions of packages may differ."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in paths:
+        metadata = json.loads(pq.read_schema(path).metadata[b"duotok"])
+        found.setdefault(metadata["fingerprint"], (path, metadata))
+    (first, metadata), *others = found.values()
+    if others and not mix:
+        raise PlanError(
+            f"expected tokens of one tokenizer; got fingerprint {metadata['fingerprint'][:16]} in {first} and "
+            f"{others[0][1]['fingerprint'][:16]} in {others[0][0]}; merge them apart, or pass --mix"
+        )
+    return {**metadata, "fingerprint": "mixed", "fingerprints": list(found)} if others else metadata
+
+
+def refuse_twice(paths: list[Path]) -> None:
+    """Refuse files that hold a song more than once; their ids alone are read.
+
+    Raises:
+        PlanError: naming the id and both files.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        for song in pq.read_table(path, columns=["id"])["id"].to_pylist():
+            if song in seen:
+                raise PlanError(f"expected unique ids; got {song!r} in {seen[song]} and {path}; leave one of the runs out")
+            seen[song] = path
+
+
+def _tables(paths: list[Path], songs_per_file: int) -> Iterator[pa.Table]:
+    """Cut the rows of all files into tables of `songs_per_file`, one file in memory at a time."""
+    held = SCHEMA.empty_table()
+    for path in paths:
+        held = pa.concat_tables([held, pq.read_table(path).replace_schema_metadata(None)])
+        while len(held) >= songs_per_file:
+            yield held.slice(0, songs_per_file)
+            held = held.slice(songs_per_file)
+    if len(held):
+        yield held
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file of any size, which appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table.combine_chunks(), temporary, compression="zstd")
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise WriteError(f"{path}: expected to write {len(table)} songs; got {error}; free space, then merge again") from error
+    finally:
+        temporary.unlink(missing_ok=True)

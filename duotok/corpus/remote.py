@@ -1,0 +1,120 @@
+"""Songs and results on remote stores (s3://, gs://, hf://, memory://), through fsspec: fetched to be read, copied when done."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO
+
+from duotok.files import WriteError
+from duotok.integrity import AudioError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+    from .songs import Song
+
+
+def is_remote(path: str | None) -> bool:
+    """Tell an address such as s3://bucket/song.wav from a path of this machine."""
+    return bool(path) and "://" in path
+
+
+def open_store(address: str) -> tuple[AbstractFileSystem, str]:
+    """Open the store of an address; return it with the address as the store itself writes it.
+
+    Raises:
+        ValueError: if no such store is known, or its package is not installed.
+    """
+    from fsspec.core import url_to_fs
+
+    try:
+        return url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"{address}: expected an address that fsspec can open; got {error}; correct it, or pip install 'duotok[remote]'"
+        ) from None
+
+
+@contextmanager
+def fetched(song: Song) -> Iterator[Song]:
+    """Give a song whose remote files are local while it is read; a song of local files is given as it is.
+
+    Raises:
+        AudioError: "missing" or "unreachable" if a file cannot be fetched; what is raised within names the file's address.
+        WriteError: if the disk for temporary files is full.
+    """
+    names = [name for name in song.__dataclass_fields__ if name.endswith("_path") and is_remote(getattr(song, name))]
+    if not names:
+        yield song
+        return
+    with ExitStack() as stack:
+        local = {name: stack.enter_context(_fetched(getattr(song, name))) for name in names}
+        try:
+            yield replace(song, **{name: str(path) for name, path in local.items()})
+        except AudioError as error:
+            message = str(error)
+            for name, path in local.items():
+                message = message.replace(str(path), getattr(song, name))
+            raise AudioError(error.stage, error.reason, message) from error
+
+
+@contextmanager
+def _fetched(address: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="duotok-") as folder:
+        path = Path(folder) / f"audio{PurePosixPath(address).suffix}"
+        try:
+            system, inner = open_store(address)
+            with system.open(inner, "rb") as source, path.open("wb") as target:
+                while piece := source.read(1 << 22):
+                    _write(target, piece, path)
+        except FileNotFoundError:
+            raise AudioError("open", "missing", f"{address}: expected a file; got nothing; correct the address") from None
+        except WriteError:
+            raise
+        except ValueError as error:
+            raise AudioError("open", "unsupported", str(error)) from error
+        except OSError as error:
+            found = f"expected to fetch a file; got {type(error).__name__}: {error}"
+            raise AudioError("open", "unreachable", f"{address}: {found}; retry later") from error
+        yield path
+
+
+def _write(target: BinaryIO, piece: bytes, path: Path) -> None:
+    try:
+        target.write(piece)
+    except OSError as error:
+        raise WriteError(f"{path}: expected to fetch a song; got {error.strerror}; free space, or set TMPDIR") from error
+
+
+def size(path: str) -> int:
+    """Count a file's bytes, local or remote; 0 if it is none."""
+    if not is_remote(path):
+        return Path(path).stat().st_size if Path(path).is_file() else 0
+    try:
+        system, inner = open_store(path)
+        return int(system.size(inner) or 0) if system.isfile(inner) else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def publish(paths: list[Path], run: Path, address: str) -> None:
+    """Copy files of a run to the same places under `address`.
+
+    Raises:
+        WriteError: if one cannot be copied.
+    """
+    try:
+        system, root = open_store(address)
+        for path in filter(Path.exists, paths):
+            target = f"{root.rstrip('/')}/{path.relative_to(run).as_posix()}"
+            system.makedirs(system._parent(target), exist_ok=True)
+            system.put_file(str(path), target)
+    except OSError as error:
+        raise WriteError(
+            f"{address}: expected to copy {path.name}; got {type(error).__name__}: {error}; "
+            "make the place reachable, then run the same command again"
+        ) from error

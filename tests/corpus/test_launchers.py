@@ -1,0 +1,73 @@
+"""However a run is launched, its files are the same: one process, workers, Ray's actors, Slurm's array tasks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from runs import command, finish, outputs, plan, write_songs
+
+from duotok.corpus.verify import verify
+
+SECONDS = (1.0, 2.0, 1.5, 1.0, 3.0, 1.2, 2.5)
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory) -> Path:
+    return write_songs(tmp_path_factory.mktemp("songs"), SECONDS)
+
+
+@pytest.fixture(scope="module")
+def alone(songs, spread_folder, tmp_path_factory) -> Path:
+    """The run that one worker made, by the command line."""
+    run = tmp_path_factory.mktemp("alone")
+    plan(songs, run, tokenizer=spread_folder)
+    done = command("run", run)
+    assert done.returncode == 3, done.stderr
+    return run
+
+
+def assert_same(run: Path, alone: Path) -> None:
+    assert outputs(run) == outputs(alone)
+    assert verify(run).problems == []
+
+
+def test_this_process(songs, alone, spread_folder, tmp_path):
+    finish(tmp_path, plan(songs, tmp_path, tokenizer=spread_folder))
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers(songs, alone, spread_folder, tmp_path, workers):
+    plan(songs, tmp_path, tokenizer=spread_folder)
+    assert command("run", tmp_path, "--workers", workers, "--decoders", 2, "--queue-s", 0).returncode == 3
+    assert_same(tmp_path, alone)
+
+
+def test_ray_actors(songs, alone, spread_folder, tmp_path):
+    pytest.importorskip("ray", reason="needs the extra ray")
+    plan(songs, tmp_path, tokenizer=spread_folder)
+    done = command("run", tmp_path, "--launcher", "ray", "--workers", 2)
+    assert done.returncode == 3, done.stderr
+    assert_same(tmp_path, alone)
+
+
+def test_tasks_of_a_slurm_array(songs, alone, spread_folder, tmp_path):
+    """The script goes into a fake sbatch, which runs each task of the array as Slurm would, one after another."""
+    run, fake = tmp_path / "a run", tmp_path / "sbatch"
+    plan(songs, run, tokenizer=spread_folder)
+    script = command("run", run, "--launcher", "slurm", "--tasks", 2)
+    assert script.returncode == 0, script.stderr
+    fake.write_text(
+        'cat > "$0.sh"; last=$(sed -n "s/^#SBATCH --array=0-//p" "$0.sh")\n'
+        'for i in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$i bash "$0.sh" || [ $? = 3 ] || exit\n'
+        'ls "$0.run/done" | wc -l; done\n'
+    )
+    (tmp_path / "sbatch.run").symlink_to(run)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", str(fake)], input=script.stdout, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.isdigit()] == ["2", "4"], "each task does its share of the units"
+    assert_same(run, alone)

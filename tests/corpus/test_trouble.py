@@ -1,0 +1,220 @@
+"""What goes wrong with machines, and not with songs: each is one clear line, and leaves a run that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from pathlib import Path
+
+import pytest
+from runs import command, failures, finish, outputs, plan, write_songs
+
+import duotok
+from duotok.corpus import unit
+from duotok.corpus.job import Job, Options
+from duotok.corpus.launch import _Poll
+from duotok.corpus.lease import Claims
+from duotok.corpus.pipeline import EncoderError
+from duotok.corpus.setup import read_setup
+from duotok.corpus.songs import PlanError, collect
+from duotok.corpus.unit import run_unit
+from duotok.corpus.verify import verify
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory) -> Path:
+    return write_songs(tmp_path_factory.mktemp("songs"), (1.0, 2.0, 1.5))
+
+
+@pytest.fixture(scope="module")
+def sound(songs, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("sound")
+    finish(run, plan(songs, run))
+    return run
+
+
+def one_error(done, *words: str) -> None:
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(lines) == 1 and all(word in lines[0] for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk(songs, sound, tmp_path):
+    """Files larger than 1 kB cannot be written, as on a disk that fills up; the run goes on once there is room."""
+    limit = (1024, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    setup = plan(songs, tmp_path)
+    done = command("run", tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert done.returncode == 1
+    one_error(done, "expected to write", "File too large", "free space or choose another folder")
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.parquet"))
+    finish(tmp_path, setup)
+    assert outputs(tmp_path) == outputs(sound)
+
+
+def test_an_output_that_cannot_be_written(songs, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    done = command(songs, "-o", blocker / "run", "--separate", "none")
+    assert done.returncode == 1
+    one_error(done, "expected to make a folder; got Not a directory; choose another place")
+
+
+def test_a_folder_that_becomes_read_only(songs, tmp_path, monkeypatch):
+    """Root may write anywhere, so that the refusal is made here, where the folder's claims are."""
+    plan(songs, tmp_path)
+    real = os.open
+
+    def refuse(path, flags, *more, **options):
+        if flags & os.O_CREAT and "leases" in str(path):
+            raise PermissionError(30, "Read-only file system")
+        return real(path, flags, *more, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OSError, match=r"expected to claim a unit; got Read-only file system; choose a folder"):
+        Claims(tmp_path, 60).claim(0)
+
+
+def test_a_unit_of_a_host_that_died_is_taken_over(songs, sound, tmp_path, caplog):
+    setup = plan(songs, tmp_path)
+    (tmp_path / "leases").mkdir()
+    dead = {"place": "gone:boot:pid", "host": "gone", "pid": 7}
+    (tmp_path / "leases" / "00000.000.jsonl").write_text(json.dumps(dead) + "\n")
+    start = time.monotonic()
+    finish(tmp_path, setup, expiry_s=1.0)
+    assert time.monotonic() - start >= 1.0
+    assert "unit 0: took it over from process 7 of host gone: no sign of life for 1 s" in caplog.text
+    assert outputs(tmp_path) == outputs(sound)
+    assert list((tmp_path / "leases").iterdir()) == []
+
+
+def test_a_clock_that_jumps(songs, sound, tmp_path, monkeypatch):
+    """Years forth and back between any two looks at it."""
+    setup = plan(songs, tmp_path)
+    jumps = iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: 1e9 * (next(jumps) % 3))
+    finish(tmp_path, setup)
+    assert outputs(tmp_path) == outputs(sound) and verify(tmp_path).problems == []
+
+
+def test_a_checkpoint_that_changed(songs, sound, tmp_path):
+    duotok.DuoTok.from_config("tiny/tokenizer", seed=5).save(tmp_path / "tokenizer")
+    plan(songs, tmp_path / "run", tokenizer=tmp_path / "tokenizer")
+    duotok.DuoTok.from_config("tiny/tokenizer", seed=6).save(tmp_path / "tokenizer")
+    before = outputs(tmp_path / "run")
+    done = command("run", tmp_path / "run")
+    assert done.returncode == 2
+    one_error(done, "expected the tokenizer that the run was planned with", "pass that one, or tokenize into another folder")
+    assert outputs(tmp_path / "run") == before
+    again = command(
+        songs, "-o", tmp_path / "run", "--tokenizer", tmp_path / "tokenizer", "--songs-per-unit", 2, "--separate=none"
+    )
+    assert again.returncode == 2
+    one_error(again, "got a run with fingerprint")
+
+
+def test_a_unit_that_was_taken_over_is_left_to_its_new_worker(songs, sound, tmp_path, monkeypatch):
+    """A worker sleeps so long that another takes its unit over; it writes nothing more, and goes on with the next."""
+    setup = plan(songs, tmp_path)
+    job = Job(tmp_path, setup, Options(beat_s=1e9))
+    write = unit.write_unit
+
+    def sleep_before_commit(*arguments):
+        pytest.fail("it wrote a unit that another holds")
+
+    def taken_over(own, song_id):
+        path = tmp_path / "leases" / "00000.001.jsonl"
+        path.write_text(json.dumps({"place": "other", "host": "other", "pid": 7}) + "\n")
+        return begin(own, song_id)
+
+    begin = unit.Journal.begin
+    monkeypatch.setattr(unit.Journal, "begin", taken_over)
+    monkeypatch.setattr(unit, "write_unit", sleep_before_commit)
+    assert run_unit(job, 0) is None
+    monkeypatch.setattr(unit.Journal, "begin", begin)
+    monkeypatch.setattr(unit, "write_unit", write)
+    assert run_unit(job, 0) is None, "the other has it still"
+    assert run_unit(job, 1)
+
+
+def test_an_encoder_that_fails_is_blamed_on_the_song_at_the_second_time(songs, sound, tmp_path, monkeypatch):
+    setup = plan(songs, tmp_path, songs_per_unit=4)
+    tools = setup.build()
+    encode = tools[0]._encode_batch
+
+    def fail(batch):
+        if any(key[0].reading.song.source.startswith("001") for key, _, _ in batch):
+            raise RuntimeError("no kernel image")
+        return encode(batch)
+
+    monkeypatch.setattr(tools[0], "_encode_batch", fail)
+    for _ in range(2):
+        with pytest.raises(EncoderError, match="no kernel image"):
+            run_unit(Job(tmp_path, setup, Options(), tools), 0)
+    note = run_unit(Job(tmp_path, setup, Options(), tools), 0)
+    assert (note.ok, note.failed) == (2, 2)
+    assert {source: f["reason"] for source, f in failures(tmp_path).items()} == {
+        "001_vocals.wav": "worker_crash", "page.mp3": "not_audio"
+    }  # fmt: skip
+
+
+def test_memory_that_runs_out_is_not_blamed_on_a_song(songs, tmp_path, monkeypatch):
+    setup = plan(songs, tmp_path)
+    tools = setup.build()
+    monkeypatch.setattr(tools[0], "_encode_batch", lambda batch: (_ for _ in ()).throw(MemoryError("no more")))
+    with pytest.raises(OSError, match=r"expected memory for a batch of windows; got no more; use fewer workers"):
+        run_unit(Job(tmp_path, setup, Options(), tools), 0)
+
+
+def test_too_many_refused_songs_stop_a_run_that_asked_for_it(songs, tmp_path):
+    folder = tmp_path / "songs"
+    write_songs(folder, (1.0,))
+    for number in range(3):
+        (folder / f"{number}.mp3").write_bytes(b"")
+    options = ("--separate", "none", "--songs-per-unit", 1)
+    done = command(folder, "-o", tmp_path / "run", *options, "--max-failure-rate", 0.5)
+    assert done.returncode == 2
+    one_error(done, "expected at most 0.5 of the songs to be refused; got", "run again with another --max-failure-rate")
+    assert command("run", tmp_path / "run").returncode == 3
+    assert verify(tmp_path / "run").problems == []
+
+
+def test_duplicate_ids_are_named_before_anything_is_done(songs, tmp_path):
+    manifest = tmp_path / "songs.jsonl"
+    row = {"id": "one", "mixture_path": str(songs / "000_vocals.wav")}
+    manifest.write_text("\n".join(json.dumps({**row, "text": text}) for text in "ab"))
+    with pytest.raises(PlanError, match="expected unique ids; got 'one'"):
+        collect([manifest])
+
+
+def test_circles_of_links_end_and_links_are_followed(songs, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "song.wav").write_bytes((songs / "000_vocals.wav").read_bytes())
+    (tmp_path / "real" / "up").symlink_to(tmp_path)
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    (tmp_path / "itself.wav").symlink_to(tmp_path / "itself.wav")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    found = sorted(song.source for song in collect([tmp_path]))
+    assert found == ["itself.wav", "link/song.wav", "real/song.wav"], "a link to itself is refused when it is opened"
+
+
+def test_a_song_that_is_deleted_meanwhile_is_refused(songs, tmp_path):
+    folder = tmp_path / "songs"
+    write_songs(folder, (1.0, 1.0, 1.0))
+    setup = plan(folder, tmp_path / "run")
+    (folder / "001_vocals.wav").unlink()
+    finish(tmp_path / "run", setup)
+    assert failures(tmp_path / "run")["001_vocals.wav"]["reason"] == "missing"
+    assert verify(tmp_path / "run").problems == []
+
+
+def test_workers_that_keep_dying_end_the_run(songs, sound, tmp_path):
+    """Nine deaths in a row without a song finished in between are too many; songs make up for deaths."""
+    plan(songs, tmp_path)
+    poll = _Poll(tmp_path, 1.0, lambda status: None)
+    poll(8)
+    finish(tmp_path, read_setup(tmp_path))
+    poll(8)
+    with pytest.raises(PlanError, match="expected workers to finish songs; got 9 that died one after another"):
+        poll(1)
