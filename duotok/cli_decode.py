@@ -66,7 +66,9 @@ def decode(
 
 
 def listen(
-    song: Annotated[str, typer.Argument(help="A stem (its partner is found), the start of both stems' names, or a song's file.")],
+    song: Annotated[
+        str, typer.Argument(help="A stem (its partner is found), the start of both stems' names, or a whole song.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page, an .html file; it needs no other.")],
     seconds: Annotated[int, typer.Option(min=1, help="Of the excerpt.")] = 20,
     start: Annotated[int | None, typer.Option(min=0, help="Second where it starts; default: the loudest vocals.")] = None,

@@ -72,7 +72,8 @@ def name_of(song: Song, place: str) -> str:
     if place.endswith(".jsonl"):
         return song.id
     files = [PurePath(path) for path in song.paths]
-    return os.path.commonprefix([file.stem.removesuffix(".stem") for file in files]).rstrip("_-. ") or files[0].parent.name
+    common = os.path.commonprefix([file.stem.removesuffix(".stem") for file in files])  # noqa: RUF071, letters are meant
+    return common.rstrip("_-. ") or files[0].parent.name
 
 
 def read_excerpt(
@@ -90,7 +91,7 @@ def read_excerpt(
         song: any that `duotok tokenize` takes.
         policy: what becomes of a mixture.
         seconds: of the part; less where the song ends.
-        start: second of the song where it starts; None for where the vocals are loudest, or the accompaniment if they are silent.
+        start: second of the song where it starts; None for the loudest vocals, or accompaniment if the vocals are silent.
         progress: called with the seconds that were read.
 
     Raises:
@@ -115,7 +116,7 @@ def read_excerpt(
     stems, begin = part.finish()
     num_frames = stems.shape[1] * tokenizer.frame_rate // rate
     if not num_frames:
-        raise ValueError(f"--start: expected a second before the song's end at {song_s:.1f} s; got {start}; choose an earlier one")
+        raise ValueError(f"start: expected a second before the song's end at {song_s:.1f} s; got {start}; choose an earlier")
     first = begin * tokenizer.frame_rate
     kept = torch.from_numpy(stems[:, : num_frames * rate // tokenizer.frame_rate])
     return Excerpt(kept, torch.cat(codes, dim=1)[:, first : first + num_frames], begin, song_s)

@@ -141,14 +141,16 @@ def _facts(tokenizer: DuoTok, excerpt: Excerpt, sampling: Sampling, data: dict) 
     decoder, tracks = tokenizer.decoder, tokenizer.num_tracks
     bits = _bits_per_second(tokenizer)
     used = [len(codes.unique()) for codes in excerpt.codes]
-    sound = f"{'mono' if decoder.autoencoder.channels == 1 else 'stereo'}, {decoder.sample_rate / 1000:g} kHz"
+    ratio, khz = tracks * decoder.sample_rate * 16 / bits, f"{decoder.sample_rate / 1000:g} kHz"
+    decoded = "mono" if decoder.autoencoder.channels == 1 else "stereo"
     return {
         "Bit rate": f"{bits / 1000:g} kbit/s: {tracks} tracks, {tokenizer.frame_rate} codes a second of "
         f"{(tokenizer.codebook_size - 1).bit_length()} bits",
-        "Compression": f"{tracks * decoder.sample_rate * 16 / bits:,.0f} : 1, from two tracks of 16 bits, mono, at {decoder.sample_rate / 1000:g} kHz",
-        "Codes here": f"{excerpt.codes.shape[1]:,} for each track; different ones: {used[0]:,} vocals, {used[1]:,} accompaniment",
+        "Compression": f"{ratio:,.0f} : 1, from {tracks} tracks of 16 bits, mono, at {khz}",
+        "Codes here": f"{excerpt.codes.shape[1]:,} for each track; {used[0]:,} different ones for vocals, "
+        f"{used[1]:,} for accompaniment",
         "Decoding": f"{sampling.steps} steps, guidance {sampling.guidance:g}, seed {sampling.seed}, sampler {sampling.sampler}",
-        "Sound": f"originals as the tokenizer hears them, mono; decoded {sound}; all as MP3",
+        "Sound": f"originals in mono, as the tokenizer hears them; decoded in {decoded}; all at {khz}, as MP3",
         "Tokenizer": tokenizer.fingerprint[:16],
         "Decoder": decoder.fingerprint[:16],
         "Made by": f"duotok {__version__}",

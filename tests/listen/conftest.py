@@ -11,11 +11,12 @@ from make_audio import music, write
 from make_decoder import decoding_tokenizer
 from make_page import EVIL, EXCERPT_S, QUICK, RATE, SONG_S, START_S, listen
 
+
 @pytest.fixture(scope="session")
-def decoding(tmp_path_factory) -> Path:
-    """A folder with a tokenizer of random weights and its decoder."""
+def decoding(tmp_path_factory, spread_tokenizer) -> Path:
+    """A folder with an untrained tokenizer, whose codes spread, and a decoder of random weights."""
     folder = tmp_path_factory.mktemp("decoding")
-    decoding_tokenizer(folder, window=(60, 10))
+    decoding_tokenizer(folder, spread_tokenizer, window=(60, 10))
     return folder
 
 
@@ -32,7 +33,8 @@ def stems() -> tuple[np.ndarray, np.ndarray]:
 def songs(tmp_path_factory, stems) -> Path:
     """A folder with the stems and two manifests: of the song under a bad name, and of two songs."""
     folder = tmp_path_factory.mktemp("songs")
-    paths = [write(folder / f"A Song_{name}.wav", wave, RATE).name for name, wave in zip(("vocals", "accomp"), stems, strict=True)]
+    named = zip(("vocals", "accomp"), stems, strict=True)
+    paths = [write(folder / f"A Song_{name}.wav", wave, RATE, "FLOAT").name for name, wave in named]
     row = {"vocal_path": paths[0], "accompaniment_path": paths[1]}
     (folder / "evil.jsonl").write_text(json.dumps(row | {"id": EVIL}), encoding="utf-8")
     two = "\n".join(json.dumps(row | {"id": id}) for id in "ab")

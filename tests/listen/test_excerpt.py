@@ -45,7 +45,7 @@ def test_folders_mixtures_stem_files_and_manifests(songs, stem_file, tmp_path):
 def test_several_songs_and_none_are_refused(songs, tmp_path):
     with pytest.raises(PlanError, match="expected one song; got 2; name one by its file"):
         find_song(str(songs / "two.jsonl"))
-    with pytest.raises(PlanError, match="expected an audio file, a folder or a .jsonl manifest; got nothing there"):
+    with pytest.raises(PlanError, match=r"expected an audio file, a folder or a \.jsonl manifest; got nothing there"):
         find_song(str(songs / "Another Song"))
 
 
@@ -60,6 +60,9 @@ def test_the_loudest_vocals_are_chosen_and_keep_the_codes_of_the_whole_song(toke
     assert excerpt.stems.shape == (2, EXCERPT_S * 24_000)
     whole = tokenizer.encode(*stems, sample_rate=RATE)[0]
     assert torch.equal(excerpt.codes, whole[:, START_S * 25 : (START_S + EXCERPT_S) * 25])
+    assert excerpt.codes.unique().numel() > 15
+    alone = tokenizer.encode(*(stem[START_S * RATE : (START_S + EXCERPT_S) * RATE] for stem in stems), sample_rate=RATE)[0]
+    assert not torch.equal(excerpt.codes, alone)
     for wave, stem in zip(excerpt.stems.numpy(), stems, strict=True):  # the sound is of the same place as the codes
         part = stem[START_S * RATE : (START_S + EXCERPT_S) * RATE]
         levels = [np.sqrt((w.reshape(100, -1) ** 2).mean(1)) for w in (wave, part)]
@@ -75,7 +78,7 @@ def test_a_part_can_be_named_and_ends_with_the_song(tokenizer, songs, start, sec
 
 def test_a_start_behind_the_end_is_refused(tokenizer, songs):
     for start in (SONG_S, 100):
-        with pytest.raises(ValueError, match=rf"--start: expected a second before the song's end at 6.0 s; got {start}"):
+        with pytest.raises(ValueError, match=rf"start: expected a second before the song's end at 6.0 s; got {start}"):
             read(tokenizer, songs, start=start)
 
 

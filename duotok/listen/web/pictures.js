@@ -50,6 +50,6 @@ function drawCodes(canvas, codes, dark) {
   codes.forEach((code, i) => {
     const colour = oklch(dark ? 0.78 : 0.55, 0.14, (code * 137.508) % 360); // the golden angle keeps neighbours apart
     context.fillStyle = `rgb(${colour.join(" ")})`;
-    context.fillRect(i * step, (1 - code / data.codebookSize) * (canvas.height - mark), step, mark);
+    context.fillRect(i * step, Math.round((1 - code / data.codebookSize) * (canvas.height - mark)), step, mark);
   });
 }
