@@ -113,20 +113,25 @@ def read_excerpt(
         song_s = opened.num_samples / opened.source_rate
         codes.append(stream.finish(tokenizer.num_frames(opened.num_samples, opened.source_rate)))
     part.push(np.stack([resampler.finish() for resampler in resamplers]))
-    stems, begin = part.finish()
-    num_frames = stems.shape[1] * tokenizer.frame_rate // rate
+    return _cut(part, torch.cat(codes, dim=1), tokenizer.frame_rate, song_s)
+
+
+def _cut(part: _Part, codes: Tensor, frame_rate: int, song_s: float) -> Excerpt:
+    """Take the part that was held, in whole codes, and its codes of the song's (2, T)."""
+    stems, start = part.finish()
+    num_frames = stems.shape[1] * frame_rate // part.rate
     if not num_frames:
         raise ValueError(f"start: expected a second before the song's end at {song_s:.1f} s; got {start}; choose an earlier")
-    first = begin * tokenizer.frame_rate
-    kept = torch.from_numpy(stems[:, : num_frames * rate // tokenizer.frame_rate])
-    return Excerpt(kept, torch.cat(codes, dim=1)[:, first : first + num_frames], begin, song_s)
+    kept = torch.from_numpy(stems[:, : num_frames * part.rate // frame_rate])
+    first = start * frame_rate
+    return Excerpt(kept, codes[:, first : first + num_frames], start, song_s)
 
 
 class _Part:
     """Stems go by, second by second; the part from `start`, or the loudest so far, is held."""
 
     def __init__(self, rate: int, seconds: int, start: int | None) -> None:
-        self._rate, self._seconds, self._start = rate, seconds, start
+        self.rate, self._seconds, self._start = rate, seconds, start
         self._rest = np.zeros((len(TRACKS), 0), np.float32)  # not yet a second
         self._last: deque[np.ndarray] = deque(maxlen=seconds)
         self._energies: deque[np.ndarray] = deque(maxlen=seconds)
@@ -136,9 +141,9 @@ class _Part:
     def push(self, stems: np.ndarray) -> None:
         """Take samples (2, n)."""
         self._rest = np.concatenate((self._rest, stems), axis=1)
-        while self._rest.shape[1] >= self._rate:
-            self._add(self._rest[:, : self._rate].copy())
-            self._rest = self._rest[:, self._rate :]
+        while self._rest.shape[1] >= self.rate:
+            self._add(self._rest[:, : self.rate].copy())
+            self._rest = self._rest[:, self.rate :]
 
     def _add(self, second: np.ndarray) -> None:
         self._seen += 1

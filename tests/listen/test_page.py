@@ -8,6 +8,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,15 @@ def test_the_same_song_gives_the_same_page_whatever_its_name(songs, decoding):
     names = "one", "\udce9\x00 $two <\n\u2028"
     one, other = (make_page(tokenizer, excerpt, Sampling(1, 1.0), Labels(name)) for name in names)
     assert other.encode().decode().replace("$two &lt;", "one") == one
+
+
+def test_a_rate_that_mp3_lacks_is_refused(songs, decoding):
+    tokenizer = duotok.load(decoding)
+    excerpt = read_excerpt(tokenizer, find_song(str(songs / "A Song")), MixturePolicy(), 1)
+    tokenizer.decoder.autoencoder.sample_rate = 25_000
+    longer = replace(excerpt, stems=torch.nn.functional.pad(excerpt.stems, (0, 1000)))
+    with pytest.raises(ValueError, match="expected a sample rate that MP3 has; got 25000 Hz"):
+        make_page(tokenizer, longer, Sampling(1, 1.0), Labels("name"))
 
 
 def test_pictures_show_pitch_level_and_silence():
