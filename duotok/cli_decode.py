@@ -1,4 +1,4 @@
-"""The command line of decoding: `duotok decode`."""
+"""The command line of decoding: `duotok decode` and `duotok listen`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ from .console import out as _out
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Add the commands to the command line."""
     app.command(epilog="Example: duotok decode run -o waves --steps 20 --track vocals")(decode)
+    app.command(epilog="Example: duotok listen song_vocals.flac -o page.html --start 60 --seconds 30")(listen)
+
+
+_Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
+_Steps = Annotated[int, typer.Option(min=1, help="Of the sampler; fewer are faster.")]
+_Guidance = Annotated[float, typer.Option(min=0.0, help="1 follows the codes, more exaggerates them.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Of the noise.")]
 
 
 def decode(
     run: Annotated[Path, typer.Argument(help="Folder that tokenize wrote.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the sound files; a stopped command goes on there.")],
     tokenizer: Annotated[str, typer.Option(help="Name, folder or hub id of the tokenizer that made the run.")] = "tiny",
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
-    steps: Annotated[int, typer.Option(min=1, help="Of the sampler; fewer are faster.")] = 50,
-    guidance: Annotated[float, typer.Option(min=0.0, help="1 follows the codes, more exaggerates them.")] = 1.5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    device: _Device = "cpu",
+    steps: _Steps = 50,
+    guidance: _Guidance = 1.5,
+    seed: _Seed = 0,
     sampler: Annotated[str, typer.Option(help="dpm (second order) or ddim.")] = "dpm",
     track: Annotated[str, typer.Option(help="mix, vocals, accompaniment, or all.")] = "all",
     format: Annotated[str, typer.Option(help="wav, flac or ogg.")] = "wav",
@@ -56,6 +63,48 @@ def decode(
     _out.print(f"{songs} in {line(out)}, {report.num_present} of them there before, {len(report.refused)} refused")
     if report.refused:
         raise typer.Exit(3)
+
+
+def listen(
+    song: Annotated[
+        str, typer.Argument(help="A stem (its partner is found), the start of both stems' names, or a whole song.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page, an .html file; it needs no other.")],
+    seconds: Annotated[int, typer.Option(min=1, help="Of the excerpt.")] = 20,
+    start: Annotated[int | None, typer.Option(min=0, help="Second where it starts; default: the loudest vocals.")] = None,
+    tokenizer: Annotated[str, typer.Option(help="Name, folder or hub id of the tokenizer.")] = "tiny",
+    device: _Device = "cpu",
+    steps: _Steps = 50,
+    guidance: _Guidance = 1.5,
+    seed: _Seed = 0,
+    separate: Annotated[str, typer.Option(help="For a song without stems: demucs, spleeter, none.")] = "demucs",
+    separator_weights: Annotated[Path | None, typer.Option(help="Local copy of the separator's weights.")] = None,
+    track: Annotated[str, typer.Option(help="With --separate none: the track that takes the mix.")] = "accompaniment",
+    title: Annotated[str | None, typer.Option(help="Name on the page; default: that of the files.")] = None,
+    credit: Annotated[str, typer.Option(help="Who made the song, and its licence, for the foot of the page.")] = "",
+) -> None:
+    """Make a page to listen to: a song's excerpt beside what its codes decode to, with pictures, codes and scores."""
+    from .corpus.setup import Setup
+    from .decoder import Sampling
+    from .files import make_folder, write_atomically
+    from .listen.excerpt import find_song, name_of, read_excerpt
+    from .listen.page import Labels, make_page
+    from .model.bottleneck import TRACKS
+
+    if track not in TRACKS:
+        raise ValueError(f"--track: expected one of {', '.join(TRACKS)}; got {track!r}; choose one of those")
+    if out.is_dir():
+        raise ValueError(f"--out: expected a file; got the folder {out}; name a page in it")
+    found = find_song(song)
+    tok, policy = Setup(tokenizer, device, separate if found.is_mixture else "none", separator_weights, track).build()
+    make_folder(out.parent)
+    with _SoundBar(None) as bar:
+        excerpt = read_excerpt(tok, found, policy, seconds, start, bar.show)
+        labels = Labels(title or name_of(found, song), credit)
+        page = make_page(tok, excerpt, Sampling(steps, guidance, seed), labels).encode()
+    write_atomically(out, page)
+    length = excerpt.codes.shape[1] / tok.frame_rate
+    _out.print(f"{line(out)}: {len(page) / 1e6:.2f} MB, {length:g} s from second {excerpt.start_s} of {line(labels.title)}")
 
 
 class _SoundBar:

@@ -76,6 +76,10 @@ LAYERS = {
         {"kernels", "model", "lyrics", "autoencoder", "decoder", "tokenizer", "dataset", "evaluation"},
         {"numpy", "torch"},
     ),
+    "listen": (
+        {"kernels", "model", "audio", "corpus", "decoder", "tokenizer", "evaluation", "listen"},
+        {"numpy", "torch", "soundfile"},
+    ),
     "experiments": (
         {"config", "files", "model", "decoder", "tokenizer", "dataset", "training", "evaluation", "experiments"},
         {"numpy", "torch", "accelerate", "matplotlib"},

@@ -78,23 +78,28 @@ def measure_decoding(
     found: dict[str, dict[str, dict[str, float]]] = {}
     for done, (song, stems, codes) in enumerate(pieces(tokenizer, songs, seconds), 1):
         order = torch.randperm(codes.shape[1], generator=torch.Generator().manual_seed(0))
-        decoded = _decode(decoder, slot, codes, sampling)
-        waves = {
-            "decoded": decoded,
-            "untrained": _decode(untrained, slot, codes, sampling),
-            "shuffled": _decode(decoder, slot, codes[:, order], sampling),
-            "other": decoded.flip(0),
-            "autoencoder": torch.stack([_through(decoder, stem) for stem in stems]),
+        rivals = {
+            "untrained": decode_song(untrained, slot, codes, sampling),
+            "shuffled": decode_song(decoder, slot, codes[:, order], sampling),
         }
-        values = {name: distances(decoder, wave, stems) for name, wave in waves.items()}
+        values = score(decoder, decode_song(decoder, slot, codes, sampling), stems)
+        values |= {name: distances(decoder, wave, stems) for name, wave in rivals.items()}
         found[song.id] = {track: {name: pair[i] for name, pair in values.items()} for i, track in enumerate(TRACKS)}
         if progress:
             progress(done, len(songs))
     return {"tracks": {track: _means([song[track] for song in found.values()]) for track in TRACKS}, "songs": found}
 
 
-def _decode(decoder: Decoder, slot: torch.nn.Module, codes: Tensor, sampling: Sampling) -> Tensor:
+def decode_song(decoder: Decoder, slot: torch.nn.Module, codes: Tensor, sampling: Sampling) -> Tensor:
+    """Decode codes (2, T) to waves (2, C, S)."""
     return torch.cat(list(decoder.waves(slot, codes, sampling)), dim=-1)
+
+
+def score(decoder: Decoder, decoded: Tensor, stems: Tensor) -> dict[str, list[float]]:
+    """Compare decoded waves (2, C, S) with stems (2, C, S): by track, "decoded", "other" and "autoencoder"."""
+    autoencoded = torch.stack([_through(decoder, stem) for stem in stems])
+    waves = {"decoded": decoded, "other": decoded.flip(0), "autoencoder": autoencoded}
+    return {name: distances(decoder, wave, stems) for name, wave in waves.items()}
 
 
 def _through(decoder: Decoder, stem: Tensor) -> Tensor:
