@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,3 +80,14 @@ def command(*arguments: object, **options: object) -> subprocess.CompletedProces
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
     line = [sys.executable, "-m", "duotok", "tokenize", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, env=environment, **options)
+
+
+def wait_for_journal(run: Path, before: frozenset[str] | set[str] = frozenset()) -> None:
+    """Wait until a worker has begun a song."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        paths = [path for path in run.glob("journal/*.jsonl") if path.name not in before]
+        if any(b'"begin"' in path.read_bytes() for path in paths):
+            return
+        time.sleep(0.02)
+    raise AssertionError("no worker began a song")

@@ -122,7 +122,7 @@ def to_markdown(report: Report) -> str:
     rows = {
         "songs with tokens": f"{report.num_songs}",
         "songs refused": f"{report.num_refused}",
-        "songs to do": f"{report.num_missing}",
+        "songs of units that are not done": f"{report.num_missing}",
         "hours of audio": f"{report.hours:.4f}",
         "codes": f"{report.num_codes}",
         "hours at work": f"{report.wall_hours:.4f}",

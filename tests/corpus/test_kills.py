@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from runs import failures, finish, outputs, plan, write_songs
+from runs import failures, finish, outputs, plan, wait_for_journal, write_songs
 
 from duotok.corpus.setup import Setup
 from duotok.corpus.verify import verify
@@ -80,17 +79,6 @@ def test_a_group_that_is_killed_goes_on_with_the_same_command(songs, undisturbed
     assert group.returncode == 3, errors
     assert "a worker ended (signal SIGKILL); starting it again" in errors
     assert_same(tmp_path, undisturbed)
-
-
-def wait_for_journal(run: Path, before: frozenset[str] | set[str] = frozenset()) -> None:
-    """Wait until a worker has begun a song."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        paths = [path for path in run.glob("journal/*.jsonl") if path.name not in before]
-        if any(b'"begin"' in path.read_bytes() for path in paths):
-            return
-        time.sleep(0.02)
-    raise AssertionError("no worker began a song")
 
 
 def test_a_song_that_crashes_workers_is_refused_after_two_crashes(songs, undisturbed, spread_folder, tmp_path):

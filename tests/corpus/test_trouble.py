@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from runs import DefectiveSetup, command, failures, finish, outputs, plan, write_songs
+from runs import DefectiveSetup, command, failures, finish, outputs, plan, wait_for_journal, write_songs
 
 import duotok
 from duotok.corpus import unit
@@ -172,6 +175,19 @@ def test_memory_that_runs_out_is_not_blamed_on_a_song(songs, tmp_path, monkeypat
     monkeypatch.setattr(tools[0], "_encode_batch", lambda batch: (_ for _ in ()).throw(MemoryError("no more")))
     with pytest.raises(OSError, match=r"expected memory for a batch of windows; got no more; use fewer workers"):
         run_unit(Job(tmp_path, setup, Options(), tools), 0)
+
+
+def test_a_job_that_is_asked_to_stop_gives_its_units_back(tmp_path):
+    setup = plan(write_songs(tmp_path / "songs", (240.0,)), tmp_path / "run", songs_per_unit=1)
+    line = [sys.executable, "-m", "duotok", "tokenize", "run", str(tmp_path / "run")]
+    job = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    wait_for_journal(tmp_path / "run")
+    job.send_signal(signal.SIGTERM)
+    _, errors = job.communicate()
+    assert job.returncode == 130 and "stopped; run the same command to go on" in errors and "Traceback" not in errors
+    assert list((tmp_path / "run" / "leases").iterdir()) == []
+    finish(tmp_path / "run", setup)
+    assert verify(tmp_path / "run").problems == []
 
 
 def test_too_many_refused_songs_stop_a_run_that_asked_for_it(songs, tmp_path):
