@@ -109,24 +109,15 @@ def _search_rows(
     for some in [list(parts)] if form else ([part] for part in parts):  # what is prepared is handed to the threads at once
         _share(_propose, count, table, some, tall, scores, bound, rowwise)
     if narrow and (again := np.flatnonzero(kept == _KEPT + 1)).size:
-        rows = torch.from_numpy(again)
-        found = index[rows], examined[rows]
-        _search_rows(z[rows], codes, [], frame, False, *found)
-        index[rows], examined[rows] = found
+        found = index[again], examined[again]
+        _search_rows(z[again], codes, [], frame, False, *found)
+        index[again], examined[again] = found
         kept[again] = 0
-    decide = (lower, kept, codes_kept, uppers_kept, index.numpy(), examined.numpy())
-    _share(_decide, count, z.numpy(), codes.numpy(), *decide)
+    _share(_decide, count, z.numpy(), codes.numpy(), lower, kept, codes_kept, uppers_kept, index.numpy(), examined.numpy())
 
 
 def _propose(
-    begin: int,
-    end: int,
-    table: Tensor,
-    parts: list[_Codes],
-    tall: int,
-    scores: Tensor,
-    bound: tuple[float, float, float],
-    rowwise: tuple[np.ndarray, ...],
+    begin: int, end: int, table: Tensor, parts: list[_Codes], tall: int, scores: Tensor, bound: tuple, rowwise: tuple
 ) -> None:
     """Multiply some rows by parts of the codebook, `tall` at a time, and scan the scores while they are in the cache."""
     for part, first in itertools.product(parts, range(begin, end, tall)):
@@ -134,8 +125,7 @@ def _propose(
         tile = scores[begin * size : (begin + last - first) * size].view(-1, size)
         torch.mm(table[first:last], part.table.T, out=tile)
         bits = tile.view(torch.int32 if tile.dtype == torch.float32 else torch.int16).numpy()
-        some = (array[first:last] for array in rowwise)
-        _scan(0, len(bits), bits, part.first, part.reach.numpy(), *bound, *some)
+        _scan(0, len(bits), bits, part.first, part.reach.numpy(), *bound, *(array[first:last] for array in rowwise))
 
 
 def _rows(z: Tensor, frame: Tensor, narrow: bool) -> tuple[Tensor, np.ndarray, np.ndarray]:
@@ -224,10 +214,9 @@ def _pool(process: int, helpers: int) -> ThreadPoolExecutor:
 
 
 def _share(function: Callable[..., None], rows: int, *arguments: object) -> None:
-    """Call function(begin, end, *arguments) on as many threads as torch uses, which together cover the rows.
+    """Call function(begin, end, *arguments) on as many threads as torch uses, which cover the rows, in the caller's mode.
 
-    Each of them is torch's only thread meanwhile: threads that wait for the next product would spin on the others' cores. The
-    inference mode, which each thread has for itself, is the caller's.
+    Each of them is torch's only thread meanwhile: threads that wait for the next product would spin on the others' cores.
     """
     at_most, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
@@ -237,8 +226,7 @@ def _share(function: Callable[..., None], rows: int, *arguments: object) -> None
 
     threads = max(1, min(at_most, rows))
     cuts = [rows * thread // threads for thread in range(threads + 1)]
-    pool = _pool(os.getpid(), threads - 1) if threads > 1 else None
-    waiting = [pool.submit(work, begin, end) for begin, end in itertools.pairwise(cuts[1:])]
+    waiting = [_pool(os.getpid(), threads - 1).submit(work, *share) for share in itertools.pairwise(cuts[1:])]
     try:
         torch.set_num_threads(1)
         work(cuts[0], cuts[1])

@@ -364,23 +364,17 @@ def _coarse_compilable(rows: int, size: int, width: int, capability: int) -> Com
     pointers = {name: "*fp16" for name in ("rows_ptr", "row_norms_ptr", "codes_ptr", "code_norms_ptr")}
     per_iteration = blocks.rows * blocks.codes / (32 * blocks.warps)
     return Compilable(
-        name=f"coarse d={width}",
-        op="nearest_code",
-        kernel=_coarse,
+        name=f"coarse d={width}", op="nearest_code", kernel=_coarse,
         signature={**pointers, "best_ptr": "*fp32", "groups": "i32", "share": "i32", "tiles": "i32"},
         constexprs={
             "P": blocks.columns, "CHUNK": blocks.chunk, "ROWS": blocks.rows, "CODES": blocks.codes, "QUAD": blocks.quad
         },
-        num_warps=blocks.warps,
-        num_stages=blocks.stages,
-        units=rows * size,
-        units_per_iteration=per_iteration,
+        num_warps=blocks.warps, num_stages=blocks.stages,
+        units=rows * size, units_per_iteration=per_iteration,
         bytes_moved=2 * (rows + size) * (blocks.columns + _NORMS) + 4 * rows * size / blocks.group,
         flops=2 * rows * size * (blocks.columns + _NORMS),
-        unit="pair",
-        problem=f"{rows} x {size} x {width} fp16",
-        capabilities=(capability,),
-        aligned=("groups",),
+        unit="pair", problem=f"{rows} x {size} x {width} fp16",
+        capabilities=(capability,), aligned=("groups",),
     )  # fmt: skip
 
 
@@ -397,15 +391,10 @@ def _decide_compilable(rows: int, size: int, width: int, capability: int) -> Com
             **dict.fromkeys(floats, "*fp32"), **dict.fromkeys(halves, "*fp16"),
             "index_ptr": "*i64", "examined_ptr": "*i32", **dict.fromkeys(integers, "i32"),
         },
-        constexprs={
-            "P": blocks.columns, "DEPTH": blocks.depth, "GROUP": blocks.group, "QUAD": blocks.quad, "FAST": False
-        },
-        num_warps=blocks.decide_warps,
-        num_stages=3,
-        units=rows * blocks.group * width,
-        units_per_iteration=blocks.depth * blocks.group / (32 * blocks.decide_warps),
+        constexprs={"P": blocks.columns, "DEPTH": blocks.depth, "GROUP": blocks.group, "QUAD": blocks.quad, "FAST": False},
+        num_warps=blocks.decide_warps, num_stages=3,
+        units=rows * blocks.group * width, units_per_iteration=blocks.depth * blocks.group / (32 * blocks.decide_warps),
         bytes_moved=rows * (6 * width + 4 * size / blocks.group) + 6 * size * width,
-        problem=f"{rows} x {size} x {width} fp32",
-        capabilities=(capability,),
+        problem=f"{rows} x {size} x {width} fp32", capabilities=(capability,),
         aligned=("width", "size", "groups", "stride_row"),
     )  # fmt: skip
