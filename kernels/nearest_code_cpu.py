@@ -103,7 +103,7 @@ def _search_rows(
     codes_kept, uppers_kept = np.empty((count, _KEPT), dtype=np.int32), np.empty((count, _KEPT))
     bound = (_relative(width, narrow), width * 2.0**-120, 2.0**-8 if narrow else 0.0)
     # Every thread's tile lies at its own rows; memory that no tile covers is never touched.
-    scores = table.new_empty(count * min(len(codes), _CODES))
+    scores = table.new_empty(count, min(len(codes), _CODES))
     tall, rowwise = _NARROW_ROWS if narrow else _ROWS, (lengths, lower, kept, codes_kept, uppers_kept)
     parts = _parts(codes, form, frame, narrow)
     for some in [list(parts)] if form else ([part] for part in parts):  # what is prepared is handed to the threads at once
@@ -122,7 +122,7 @@ def _propose(
     """Multiply some rows by parts of the codebook, `tall` at a time, and scan the scores while they are in the cache."""
     for part, first in itertools.product(parts, range(begin, end, tall)):
         last, size = min(first + tall, end), len(part.table)
-        tile = scores[begin * size : (begin + last - first) * size].view(-1, size)
+        tile = scores[begin:end].view(-1)[: (last - first) * size].view(-1, size)
         torch.mm(table[first:last], part.table.T, out=tile)
         bits = tile.view(torch.int32 if tile.dtype == torch.float32 else torch.int16).numpy()
         _scan(0, len(bits), bits, part.first, part.reach.numpy(), *bound, *(array[first:last] for array in rowwise))

@@ -69,7 +69,8 @@ def test_result_does_not_depend_on_tiles_threads_or_batch(narrow, monkeypatch):
             monkeypatch.setattr(nearest_code_cpu, "_SUPER", together)
             torch.set_num_threads(count)
             assert torch.equal(op.run("numba", z, codes), expected)
-            assert torch.equal(op.run("numba", z, prepare(codes)), expected)
+            prepared = prepare(codes)  # its last part is smaller, and threads are at different parts at a time
+            assert all(torch.equal(op.run("numba", z, prepared), expected) for _ in range(20))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(torch.cat([op.run("numba", row[None], codes) for row in z[:40]]), expected[:40])
