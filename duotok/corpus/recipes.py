@@ -24,6 +24,7 @@ it resumes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -52,6 +53,7 @@ COLUMNS = pa.schema(
         ("error", pa.string()),
     ]
 )
+_IMPORTED_BY = os.getpid()
 _FILES = ("vocal_path", "accompaniment_path", "stems_path", "mixture_path")
 
 
@@ -88,6 +90,8 @@ class TokenizeRows:
             ValueError: if the tokenizer cannot be loaded, or no column names files.
             OSError: if the machine fails, not a song.
         """
+        if os.getpid() != _IMPORTED_BY:  # forked: OpenMP would wait for ever for threads that stayed behind
+            torch.set_num_threads(1)
         setup = self._setup
         if setup.device == "cuda" and rank is not None:
             setup = replace(setup, device=f"cuda:{rank % torch.cuda.device_count()}")
