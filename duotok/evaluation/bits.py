@@ -1,9 +1,10 @@
 """Bits per token: a unigram model, and how much a small language model gains over it.
 
 Both learn from the training songs' codes and are scored on the held-out songs'. The unigram model mixes the counts with a
-uniform distribution, whose weight is the Good-Turing estimate of what was never seen (codes seen once / tokens). The language
-model starts there: its heads' biases are the unigram's logarithms, its embeddings and heads the tokenizer's own code
-vectors, so that even codes seen once or never have neighbours. The recipe is one for every tokenizer.
+uniform distribution, whose weight makes each training song likeliest, given the counts of the others (deleted interpolation,
+Jelinek & Mercer, 1980): what a new song brings is judged by songs that were not counted. The language model starts there: its
+heads' biases are the unigram's logarithms, its embeddings and heads the tokenizer's own code vectors, so that even codes seen
+once or never have neighbours. The recipe is one for every tokenizer.
 """
 
 from __future__ import annotations
@@ -64,11 +65,23 @@ class TrackBits:
         return self.unigram - self.language_model
 
 
-def unigram(codes: Tensor, codebook_size: int) -> Tensor:
-    """Estimate the probabilities (K,) float64 of codes (N,) int64."""
-    counts = torch.bincount(codes, minlength=codebook_size).double()
-    unseen = (counts == 1).sum().clamp(min=1) / len(codes)
-    return (1 - unseen) * counts / len(codes) + unseen / codebook_size
+def unigram(songs: Sequence[Tensor], codebook_size: int, iterations: int = 50) -> Tensor:
+    """Estimate the probabilities (K,) float64 of codes from those of songs, (T,) int64 each; a single one is cut in halves.
+
+    The weight is found by expectation and maximisation from one half, and is at least that of one token.
+    """
+    parts = list(songs) if len(songs) > 1 else list(songs[0].chunk(2))
+    counts = [torch.bincount(part, minlength=codebook_size).double() for part in parts]
+    total = torch.stack(counts).sum(0)
+    others = torch.cat(
+        [(total - own)[part] / (total - own).sum().clamp(min=1) for part, own in zip(parts, counts, strict=True)]
+    )
+    weight = torch.tensor(0.5, dtype=torch.float64)
+    for _ in range(iterations):
+        uniform = weight / codebook_size
+        weight = (uniform / ((1 - weight) * others + uniform)).mean()
+    weight = weight.clamp(min=1 / (total.sum() + 1))
+    return (1 - weight) * total / total.sum() + weight / codebook_size
 
 
 def entropy_bits(codes: Tensor, codebook_size: int) -> float:
@@ -101,9 +114,8 @@ def measure_bits(
     long = [song for song in train if song.shape[1] > config.frames]
     if not long:
         raise ValueError(f"expected a training song of more than {config.frames} frames; got none; set frames lower")
-    everything, held = torch.cat(list(train), 1), torch.cat(list(held_out), 1)
-    size = len(vectors[0])
-    priors = [unigram(codes, size) for codes in everything]
+    held, size = torch.cat(list(held_out), 1), len(vectors[0])
+    priors = [unigram([song[track] for song in train], size) for track in range(len(vectors))]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _start(config, priors, vectors)

@@ -13,11 +13,19 @@ from duotok.model.language_model import DualTrackLM, LanguageModelConfig
 SMALL = BitsConfig(width=32, num_blocks=1, num_heads=2, num_key_heads=1, ffn_width=64, steps=150, batch_size=4, frames=50)
 
 
-def test_unigram_is_a_distribution_that_leaves_the_unseen_its_share():
-    p = unigram(torch.tensor([0, 0, 1, 2]), 8)
+def test_unigram_leaves_what_songs_do_not_share_its_likeliest_weight():
+    p = unigram([torch.tensor([0, 0, 1]), torch.tensor([0, 2])], 8)
     assert p.sum().item() == pytest.approx(1)
-    assert p.tolist() == pytest.approx([0.5 * 0.5 + 0.5 / 8, *[0.5 * 0.25 + 0.5 / 8] * 2, *[0.5 / 8] * 5])
-    assert (unigram(torch.zeros(10, dtype=torch.int64), 4) > 0).all()
+
+    def likelihood(w: float) -> float:  # of each song's codes, given the counts of the other
+        shared = 2 * math.log((1 - w) / 2 + w / 8) + math.log((1 - w) * 2 / 3 + w / 8)
+        return shared + 2 * math.log(w / 8)
+
+    best = max((i / 10_000 for i in range(1, 10_000)), key=likelihood)
+    counts = [3, 1, 1, 0, 0, 0, 0, 0]
+    assert p.tolist() == pytest.approx([(1 - best) * n / 5 + best / 8 for n in counts], abs=1e-4)
+    assert torch.allclose(unigram([torch.tensor([0, 1, 0, 1])], 2), torch.full((2,), 0.5, dtype=torch.float64))
+    assert (unigram([torch.zeros(10, dtype=torch.int64)] * 2, 4) > 0.01).all()
 
 
 def test_entropy_of_a_known_distribution():
