@@ -80,8 +80,8 @@ def test_command_writes_every_number(manifest, tmp_path):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     results = json.loads(out.read_text())["results"]
-    assert set(results) == {"given", "untrained"}  # the shipped weights are not trained
-    assert results["given"].keys() == results["untrained"].keys()
+    assert set(results) == {"trained", "untrained"}
+    assert results["trained"].keys() == results["untrained"].keys()
     for values in results.values():
         assert all(math.isfinite(value) for value in values.values())
         assert 0 <= values["vocals_activity_auroc"] <= 1 and values["lyrics_word_error_rate"] > 0

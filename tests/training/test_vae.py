@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from make_audio import music, write
 from make_songs import dump, four_songs, write_manifest
+from make_vae import small, task_of
 from toy_task import run_processes, tensors, timeless
 from typer.testing import CliRunner
 
@@ -20,13 +20,7 @@ from duotok.dataset.songs import load_songs
 from duotok.training import checkpoint
 from duotok.training.loop import train
 from duotok.training.stages import load_config, make_stage, read_songs
-from duotok.training.vae import VaeConfig, VaeTask
 
-SPECTRAL = [
-    "model.spectral={width: 32, kernel_size: 3, encoder_blocks: 1, decoder_blocks: 1}", "sizes=[256]", "phase_size=256",
-    "discriminator={sizes: [256], width: 2}", "data.crop_s=0.5", "data.min_s=1", "data.batch_size=4", "data.eval_crops=6",
-    "train.steps=60", "train.lr=3.0e-3", "train.warmup_steps=5", "train.evaluate_every=60", "train.save_every=60",
-]  # fmt: skip
 EAR = [
     "model.ear={width: 1, strides: [2, 4, 4, 5, 6]}", "sizes=[256, 32]", "phase_size=256", "data.crop_s=0.1", "data.min_s=1",
     "discriminator={sizes: [256], width: 2}", "data.batch_size=3", "data.eval_crops=3", "train.steps=2",
@@ -38,15 +32,6 @@ SEED = torch.tensor([3, 0])
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     return four_songs(tmp_path_factory.mktemp("songs"))
-
-
-def small(manifest: Path, *overrides: str) -> VaeConfig:
-    return load_config("tiny/vae", [*SPECTRAL, f"data.manifest={manifest}", *overrides])
-
-
-def task_of(manifest: Path, *overrides: str) -> VaeTask:
-    config = small(manifest, *overrides)
-    return make_stage(config, read_songs(config))
 
 
 def test_held_out_distance_falls_below_noise(manifest, tmp_path):
