@@ -1,6 +1,6 @@
 """Corpus jobs on real songs: where a worker's time goes, two workers beside one, and a job beside a plain loop.
 
-Each round is a whole command in processes of its own, start-up included. The songs are a minute each of those in the folder
+Each round is a whole command in processes of its own, start-up included. The songs are three minutes each of those in the folder
 DUOTOK_SONGS (pairs X_vocals.*, X_accomp.*), or of ../shared/data/songs; without them there is nothing to measure.
 """
 
@@ -22,7 +22,7 @@ import pytest
 from duotok.corpus.songs import collect
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "songs"
-SECONDS, NUM_SONGS = 60, 8
+SECONDS, NUM_SONGS = 180, 8
 # What people write first: for each file load the tokenizer, decode, encode, save.
 PLAIN_LOOP = """
 import json, sys
@@ -42,7 +42,7 @@ for line in open(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of `NUM_SONGS` minutes, two or more of each song."""
+    """A manifest of `NUM_SONGS` pieces, one or more of each song."""
     folder = Path(os.environ.get("DUOTOK_SONGS", SHARED))
     if not folder.is_dir():
         pytest.skip(f"needs real songs in {folder}, or DUOTOK_SONGS")
