@@ -1,7 +1,7 @@
 """Corpus jobs on real songs: where a worker's time goes, two workers beside one, and a job beside a plain loop.
 
-Each round is a whole command in processes of its own, start-up included. The songs are three minutes each of those in the folder
-DUOTOK_SONGS (pairs X_vocals.*, X_accomp.*), or of ../shared/data/songs; without them there is nothing to measure.
+Each round is a whole command in processes of its own, start-up included. The songs are three minutes each of those in the
+folder DUOTOK_SONGS (pairs X_vocals.*, X_accomp.*), or of ../shared/data/songs; without them there is nothing to measure.
 """
 
 from __future__ import annotations
