@@ -138,7 +138,7 @@ def search(z: Tensor, codes: Tensor, form: list[Tensor], fast: bool = False) -> 
         z: (N, D) float32, float16 or bfloat16, of any strides.
         codes: (K, D) float32, contiguous.
         form: what `prepare_form` made of the codes; empty: it is made now.
-        fast: look into the group of the best score only and compare in float32.
+        fast: take the best score of the group with the largest one.
 
     Returns:
         (N,) int64 indices, and (N,) int32 how many groups were measured (1: the bound left no doubt).
