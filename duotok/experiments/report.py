@@ -48,6 +48,10 @@ def write_report(folder: Path, report: Report, arguments: Sequence[str]) -> None
         for name, points in curves.items():
             axes.plot(*zip(*points, strict=True), label=name, marker=".")
         axes.set(xlabel=report.x_label, ylabel=label, xscale="log" if report.log_x else "linear")
+        if report.log_x:
+            places = sorted({x for points in curves.values() for x, _ in points})
+            axes.set_xticks(places, [f"{x:g}" for x in places])
+            axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(folder / "curves.png", dpi=120)
