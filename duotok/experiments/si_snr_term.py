@@ -10,13 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerate import PartialState
-
-from duotok.training import checkpoint, stages
-from duotok.training.log import read_log
-from duotok.training.loop import train
-
 from .report import Report, table, write_report
+from .runs import run
 
 _SCORES = {"epsilon": "L_eps", "si_snr_improvement": "SI-SNR improvement, dB", "latent_error": "error of the clean latents"}
 
@@ -32,16 +27,8 @@ def compare(config: str, overrides: Sequence[str], out: Path) -> dict[str, list[
     Returns:
         for "on" and "off", the rows of the log that are evaluations.
     """
-    found = {}
-    for name, more in (("on", []), ("off", ["si_weight=0"])):
-        settings = stages.load_config(config, [*overrides, *more])
-        stage = stages.make_stage(settings, stages.read_songs(settings)).to(PartialState().device)
-        stage.prepare()
-        if checkpoint.latest(out / name) is None:
-            stage.start()
-        train(stage, settings.train, out / name)
-        found[name] = [row for row in read_log(out / name) if row["kind"] == "evaluation"]
-    return found
+    arms = {"on": [], "off": ["si_weight=0"]}
+    return {name: run(config, [*overrides, *more], out / name) for name, more in arms.items()}
 
 
 def main(arguments: Sequence[str]) -> None:
