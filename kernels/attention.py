@@ -38,14 +38,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, sc
 
     Args:
         q, k, v: (B, S, H, D) of one floating dtype.
-        lengths: (B,) integers, valid frames of each item, 1 to S; None if all S are.
+        lengths: (B,) integers, valid frames of each item, 1 to S; None if all S are. On a GPU, where nothing waits for them
+            to be read, an item with any other length may give NaN instead of an error.
         scale: factor of the logits; 1 / sqrt(D) by default.
 
     Returns:
         (B, S, H, D) of the same dtype, computed in float32 (float64 for float64 input).
 
     Raises:
-        ValueError: if shapes, dtypes or devices differ, or lengths are no (B,) integers.
+        ValueError: if shapes, dtypes or devices differ, lengths are no (B,) integers, or are read and out of range.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     logits = torch.einsum("bshd,bthd->bhst", q.to(wide), k.to(wide)) * (q.shape[-1] ** -0.5 if scale is None else scale)
@@ -73,6 +74,14 @@ def _check(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale
             f"attention: expected lengths ({len(q)},) integers on {q.device}; got {tuple(lengths.shape)} {lengths.dtype} "
             f"on {lengths.device}; pass one length an item"
         )
+    if lengths is not None and lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        _refuse_out_of_range(lengths.tolist(), q.shape[1])
+
+
+def _refuse_out_of_range(lengths: list[int], size: int) -> None:
+    wrong = [length for length in lengths if not 1 <= length <= size]
+    if wrong:
+        raise ValueError(f"attention: expected lengths of 1 to {size} frames; got {wrong[0]}; correct it or leave the item out")
 
 
 @functools.cache
@@ -172,7 +181,9 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale:
     if lengths is None:
         return _sdpa_dense(q, k, v, scale)
     out = torch.zeros_like(q)
-    for length in lengths.unique().tolist():  # items of one length together, none of them masked
+    different = lengths.unique().tolist()
+    _refuse_out_of_range(different, q.shape[1])
+    for length in different:  # items of one length together, none of them masked
         rows = (lengths == length).nonzero()[:, 0]
         alike = _sdpa_dense(*(x[rows, :length] for x in (q, k, v)), scale)
         out = out.index_put((rows,), F.pad(alike, (0, 0, 0, 0, 0, q.shape[1] - length)))
@@ -227,6 +238,7 @@ def _packed(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, leng
     longest item is said to have S frames: so nothing waits for the device to tell the lengths.
     """
     batch, size = q.shape[:2]
+    lengths, given = lengths.clamp(1, size), lengths
     ends = lengths.to(torch.int32).cumsum(0, dtype=torch.int32)
     bounds = F.pad(ends, (1, 0))  # (B + 1,)
     row = torch.arange(batch * size, device=q.device)
@@ -237,7 +249,8 @@ def _packed(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, leng
     packed = attend(*(x.flatten(0, 1)[source].masked_fill(beyond, 0) for x in (q, k, v)), bounds, size)
     frame = torch.arange(size, device=q.device)
     back = (bounds[:-1, None] + frame).clamp(max=batch * size - 1)  # (B, S)
-    return packed[back].masked_fill((frame >= lengths[:, None])[:, :, None, None], 0)
+    out = packed[back].masked_fill((frame >= lengths[:, None])[:, :, None, None], 0)
+    return out.masked_fill((given != lengths)[:, None, None, None], torch.nan)
 
 
 def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -137,6 +137,14 @@ def test_flash_adapters_equal_the_reference_forward_and_backward(module, fake, l
         torch.testing.assert_close(mine, theirs)
 
 
+def test_packed_items_with_impossible_lengths_are_nan_and_harm_no_other(module):
+    tensors, lengths = inputs(), torch.tensor([7, -1, 8, 5])
+    got = module._flash(fake2(), *tensors, lengths, None)
+    assert got[1:3].isnan().all()
+    expected = op.reference(*(x[[0, 3]] for x in tensors), torch.tensor([7, 5]))
+    torch.testing.assert_close(got[[0, 3]], expected)
+
+
 @pytest.mark.parametrize("scale", [None, 0.2])
 def test_torch_s_packed_attention_is_called_as_its_signature_demands(module, monkeypatch, scale):
     """The real function's signature; only the CUDA kernel behind it is replaced."""
@@ -290,6 +298,9 @@ def test_attention_compiles_whole_forward_and_backward():
         (lambda q, k, v: (q, k.to("meta"), v), "got torch.float64 cpu, torch.float64 meta"),
         (lambda q, k, v: (q, k, v, torch.tensor([1, 2])), r"expected lengths \(4,\) integers on cpu; got \(2,\)"),
         (lambda q, k, v: (q, k, v, torch.ones(4)), "integers on cpu; got .*float32"),
+        (lambda q, k, v: (q, k, v, torch.tensor([7, -1, 1, 5])), "lengths of 1 to 7 frames; got -1"),
+        (lambda q, k, v: (q, k, v, torch.tensor([7, 3, 0, 5])), "lengths of 1 to 7 frames; got 0"),
+        (lambda q, k, v: (q, k, v, torch.tensor([7, 3, 1, 8])), "lengths of 1 to 7 frames; got 8"),
     ],
 )
 def test_bad_input_is_named_before_any_backend_is_asked(change, message):
