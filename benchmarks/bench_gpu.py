@@ -10,10 +10,8 @@ the same process.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import median
 
 import pytest
 import torch
@@ -33,39 +31,12 @@ from duotok.kernels import (
     simvq_loss,
 )
 from duotok.kernels.log_mel import mel_filter_bank
+from gpu_timing import host_microseconds, milliseconds
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none is here")
 
 ROWS, CODES = 65_536, 32_768
-
-
-def milliseconds(function: Callable[[], object], runs: int = 15) -> float:
-    """Median time on the device."""
-    flushed = torch.empty(2**26, dtype=torch.int32, device="cuda")
-    function(), function()
-    times = []
-    for _ in range(runs):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        flushed.zero_()
-        torch.cuda._sleep(4_000_000)  # about 2 ms
-        start.record()
-        function()
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop))
-    return median(times)
-
-
-def host_microseconds(function: Callable[[], object], runs: int = 15) -> float:
-    """Median time until the call has been enqueued."""
-    times = []
-    for _ in range(runs):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        function()
-        times.append(1e6 * (time.perf_counter() - start))
-    return median(times)
 
 
 @pytest.fixture(scope="module")

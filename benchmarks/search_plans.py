@@ -2,7 +2,7 @@
 
 python benchmarks/search_plans.py -o benchmarks/results/h100-search.json
 
-65,536 Gaussian rows against 32,768 Gaussian codes. `total_ms` is the median time on the device, see bench_gpu.py; the times of
+65,536 Gaussian rows against 32,768 Gaussian codes. `total_ms` is the median time on the device, see gpu_timing.py; the times of
 kernels are the profiler's. Every plan's indices must equal the default plan's. What wins goes into `plan` of
 kernels/nearest_code_triton.py, by hand.
 """
@@ -17,9 +17,9 @@ from dataclasses import astuple, replace
 from pathlib import Path
 
 import torch
-from bench_gpu import milliseconds
 from duotok.kernels import nearest_code_triton as twin
 from duotok.kernels import prepare
+from gpu_timing import milliseconds
 from torch.profiler import ProfilerActivity, profile
 
 ROWS, CODES = 65_536, 32_768

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .console import StoppableBar, line
 from .console import err as _err
-from .console import line
 from .console import out as _out
 
 app = typer.Typer(
@@ -87,27 +86,17 @@ def _finish(problems: tuple[str, ...], summary: str) -> None:
         raise typer.Exit(3)
 
 
-class _SongBar:
+class _SongBar(StoppableBar):
     """Songs done and minutes of audio, on one line."""
 
     def __init__(self) -> None:
-        self._bar = Progress(
+        bar = Progress(
             TextColumn("songs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[minutes]:.1f} min of audio"),
             TimeRemainingColumn(), console=_err,
         )  # fmt: skip
+        super().__init__(bar)
         self._task = self._bar.add_task("songs", total=None, minutes=0.0)
         self._minutes = 0.0
-
-    def __enter__(self) -> _SongBar:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like an interrupted one
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._bar.stop()
-        if kind is KeyboardInterrupt:
-            _err.print("stopped; run the same command to go on")
-            raise typer.Exit(130)
 
     def show(self, done: int, total: int, seconds: float) -> None:
         """Show a finished song."""

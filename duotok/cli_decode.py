@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .console import StoppableBar, line
 from .console import err as _err
-from .console import line
 from .console import out as _out
 
 
@@ -98,7 +97,7 @@ def listen(
     found = find_song(song)
     tok, policy = Setup(tokenizer, device, separate if found.is_mixture else "none", separator_weights, track).build()
     make_folder(out.parent)
-    with _SoundBar(None) as bar:
+    with _SoundBar(None, advice="nothing was written") as bar:
         excerpt = read_excerpt(tok, found, policy, seconds, start, bar.show)
         labels = Labels(title or name_of(found, song), credit)
         page = make_page(tok, excerpt, Sampling(steps, guidance, seed), labels).encode()
@@ -107,24 +106,13 @@ def listen(
     _out.print(f"{line(out)}: {len(page) / 1e6:.2f} MB, {length:g} s from second {excerpt.start_s} of {line(labels.title)}")
 
 
-class _SoundBar:
+class _SoundBar(StoppableBar):
     """Seconds of sound that are done, and the time left."""
 
-    def __init__(self, total: float | None) -> None:
+    def __init__(self, total: float | None, **options: str) -> None:
         columns = (TextColumn("sound"), BarColumn(), TextColumn("{task.completed:.0f} s"), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=_err)
+        super().__init__(Progress(*columns, console=_err), **options)
         self._task = self._bar.add_task("sound", total=total)
-
-    def __enter__(self) -> _SoundBar:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like an interrupted one
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._bar.stop()
-        if kind is KeyboardInterrupt:
-            _err.print("stopped; run the same command to go on")
-            raise typer.Exit(130)
 
     def show(self, seconds: float) -> None:
         """Show more sound."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
+from typing import Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -34,3 +38,21 @@ class NoteHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line to standard error."""
         err.print(f"note: {line(record.getMessage())}")
+
+
+class StoppableBar:
+    """A progress bar of a command that may be interrupted, which ends with code 130 and says what to do then."""
+
+    def __init__(self, bar: Progress, advice: str = "run the same command to go on") -> None:
+        self._bar, self._advice = bar, advice
+
+    def __enter__(self) -> Any:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like an interrupted one
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._bar.stop()
+        if kind is KeyboardInterrupt:
+            err.print(f"stopped; {self._advice}")
+            raise typer.Exit(130)

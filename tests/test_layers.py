@@ -87,7 +87,7 @@ LAYERS = {
     "cli_evaluate": ({"console"}, {"typer", "rich"}),
     "cli_decode": ({"console"}, {"typer", "rich"}),
     "cli_train": ({"console"}, {"typer", "rich"}),
-    "console": (set(), {"rich"}),
+    "console": (set(), {"rich", "typer"}),
     "cli_corpus": ({"console"}, {"typer", "rich"}),
     "cli_runs": ({"console"}, {"typer"}),
     "cli_tokenize": ({"console", "cli_runs"}, {"typer", "rich"}),
