@@ -58,7 +58,7 @@ class LanguageModelConfig:
 
 
 class Cache:
-    """Keys and values of the steps that a model has read, so that it can read on; made by `DualTrackLM.cache`."""
+    """Keys and values of the steps that a model has read without gradients, to read on; made by `DualTrackLM.cache`."""
 
     def __init__(self, config: LanguageModelConfig, num_items: int, capacity: int, like: Tensor) -> None:
         """Hold up to `capacity` steps of every item, on the device and in the dtype of `like` (...)."""
@@ -134,8 +134,8 @@ class DualTrackLM(nn.Module):
 
         Args:
             priors: probabilities (K,) of each track's symbols, which the heads' biases take over.
-            vectors: code vectors (K, d) of each track, d being `embedding_dim`: where codes lie, for embeddings and heads, which
-                then predict `priors` exactly.
+            vectors: code vectors (K, d) of each track, d being `embedding_dim`: where codes lie, for embeddings and heads,
+                which then predict `priors` exactly.
         """
         for track, prior in enumerate(priors):
             self.heads[track].bias.copy_(prior.log())

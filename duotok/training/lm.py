@@ -101,7 +101,7 @@ class LmTask(CropTask):
         self.model.begin_at([self._prior(track) for track in range(len(TRACKS))], self._vectors())
 
     def _prior(self, track: int) -> Tensor:
-        """Estimate the probabilities (K + 1,) of a track's symbols; each is counted half a time more (Krichevsky & Trofimov)."""
+        """Estimate the probabilities (K + 1,) of a track's symbols, each counted half a time more (Krichevsky & Trofimov)."""
         songs, size = self.songs.train, self.config.model.codebook_size
         counts = sum(torch.bincount(torch.tensor(song.codes[track].astype("int64")), minlength=size + 1) for song in songs)
         counts[size] = len(songs)

@@ -1,4 +1,4 @@
-"""From a configuration file to a task that is ready to train, and from trained ones to tokenizer, autoencoder, language model."""
+"""From a configuration file to a task that is ready to train, and from trained ones to what is used."""
 
 from __future__ import annotations
 
