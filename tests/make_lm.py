@@ -36,13 +36,14 @@ def codes_of(frames: int, items: int = 1, seed: int = 0) -> Tensor:
 
 
 def write_tokens(
-    folder: Path, songs: Mapping[str, np.ndarray], size: int = SIZE, fingerprint: str = "f" * 64, held_out: int = 1
+    folder: Path, songs: Mapping[str, np.ndarray], size: int = SIZE, fingerprint: str = "f" * 64, held_out: int | None = 1
 ) -> Path:
-    """Write songs, codes (2, T) by id, as `duotok tokenize` would; the last `held_out` are held out."""
+    """Write songs, codes (2, T) by id, as `duotok tokenize` would; the last `held_out` are held out, or no split is named."""
     folder.mkdir(parents=True)
     rows = []
     for number, (name, codes) in enumerate(songs.items()):
-        frames, split = codes.shape[1], "held_out" if number >= len(songs) - held_out else "train"
+        frames = codes.shape[1]
+        split = None if held_out is None else "held_out" if number >= len(songs) - held_out else "train"
         rows.append(
             {"id": name, "vocal_codes": codes[0], "accomp_codes": codes[1], "n_frames": frames, "duration": frames / 25,
              "sample_rate": 24_000, "num_samples": frames * 960, "channels": 1, "start_time": 0.0, "gain_db": 0.0,
