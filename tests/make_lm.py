@@ -55,7 +55,7 @@ def write_tokens(
     return folder
 
 
-def paired_songs(dependent: bool, count: int = 12, frames: int = 200) -> dict[str, np.ndarray]:
+def paired_songs(dependent: bool, count: int = 12, frames: int = 1000) -> dict[str, np.ndarray]:
     """Songs whose accompaniment at each frame is that of a random vocal code, 5 v + 3, or that of one nobody hears."""
     generator = np.random.default_rng(0)
     songs = {}

@@ -9,6 +9,7 @@ choice), as is that <EOA> is the end of a song: a crop that stops before has non
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -62,21 +63,29 @@ def make_targets(protocol: Protocol, codes: Tensor, end: int = IGNORED) -> Tenso
     return F.pad(targets, (codes.shape[-1] + 1, 0), value=IGNORED)
 
 
-def code_losses(model: DualTrackLM, protocol: Protocol, codes: Tensor, seen: Tensor | None = None, last: int = 0) -> Tensor:
+def code_losses(
+    model: DualTrackLM,
+    protocol: Protocol,
+    codes: Tensor,
+    seen: Tensor | None = None,
+    last: int = 0,
+    tracks: Sequence[int] | None = None,
+) -> Tensor:
     """Score codes.
 
     Args:
         codes: (B, 2, T) int64, to be predicted.
         seen: (B, 2, T) int64 to predict them from; None for the codes themselves.
         last: how many frames at the end are scored; 0 for all.
+        tracks: that are scored; None for all of `predicted_tracks`.
 
     Returns:
-        (B, S, n) cross-entropies in nats of the codes of `predicted_tracks`.
+        (B, S, n) cross-entropies in nats.
     """
     count = last or codes.shape[-1]
     hidden = model.read(make_steps(protocol, codes if seen is None else seen))[:, -count - 1 : -1]
     losses = [
         F.cross_entropy(model.logits(hidden, track).float().movedim(-1, 1), codes[:, track, -count:], reduction="none")
-        for track in predicted_tracks(protocol)
+        for track in (predicted_tracks(protocol) if tracks is None else tracks)
     ]
     return torch.stack(losses, dim=1)
