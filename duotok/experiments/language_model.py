@@ -156,37 +156,49 @@ def measure(lms: Sequence[LanguageModel], tokens: TokenSongs, contexts: Sequence
 
 def describe(found: dict) -> Report:
     """Lay out what `measure` found."""
-    rows, curves, claims = [], {}, []
-    for protocol, model in found["models"].items():
-        for track, songs in model["corruption"].items():
-            true = songs["true"]
-            rises = {name: [b - a for a, b in zip(true, songs[name], strict=True)] for name in CORRUPTIONS}
-            cells = [f"{_mean(r):+.3f} ({sum(x > 0 for x in r)} of {len(r)})" for r in rises.values()]
-            rows.append((protocol, track, found["unigram_bits"][track], _mean(true), *cells))
-            risen = [name for name, r in rises.items() if all(x > 0 for x in r)]
-            claims.append(
-                f"{protocol}, {track}: corrupting the other track costs bits in every song for "
-                f"{', '.join(risen)}" if risen else f"{protocol}, {track}: no corruption costs bits in every song"
-            )  # fmt: skip
-        for track, bits in model["context"].items():
-            curves[f"{protocol}, {track}"] = list(zip(found["contexts"], bits, strict=True))
-            first, last = found["contexts"][0], found["contexts"][-1]
-            claims.append(f"{protocol}, {track}: {last} frames instead of {first} save {bits[0] - bits[-1]:.3f} bits per token")
-    header = ("protocol", "track", "unigram", "true", *CORRUPTIONS)
-    contexts = table(
-        [(name, *(bits for _, bits in points)) for name, points in curves.items()], ("", *map(str, found["contexts"]))
-    )
-    listed = "\n".join(f"- {claim}." for claim in claims)
+    past, other = _past(found), _other_track(found)
+    listed = "\n".join(f"- {claim}." for _, claim in (*other, *past))
+    others = table([row for row, _ in other], ("protocol", "track", "unigram", "true", *CORRUPTIONS))
+    contexts = table([row for row, _ in past], ("protocol", "track", *map(str, found["contexts"])))
     text = (
         f"Bits per token of {len(found['held_out_songs'])} held-out songs, one trained model for each protocol.\n\n{listed}\n\n"
         "## The other track, corrupted\n\nThe mean over songs with the true other track, and by how much it rises, with the "
         "number of songs in which it does. A rise says that the model used the other track; it does not say that nothing "
-        f"else would serve as well. The shift is {found['shift_frames']} frames.\n\n{table(rows, header)}\n\n"
+        f"else would serve as well. The shift is {found['shift_frames']} frames.\n\n{others}\n\n"
         "![The other track, corrupted](corruption.png)\n\n## The past\n\nThe same codes, predicted from windows of so many "
         f"frames, of which the last {found['block_frames']} are scored.\n\n{contexts}"
     )
+    curves = {f"{row[0]}, {row[1]}": list(zip(found["contexts"], row[2:], strict=True)) for row, _ in past}
     title = "Language models: the other track, and the past"
     return Report("language_model", title, text, found, {"bits per token": curves}, "frames of context", log_x=True)
+
+
+def _other_track(found: dict) -> list[tuple[tuple, str]]:
+    """A row of the table of corruptions, and what it says, for each protocol and track."""
+    rows = []
+    for protocol, model in found["models"].items():
+        for track, songs in model["corruption"].items():
+            rises = {name: [b - a for a, b in zip(songs["true"], songs[name], strict=True)] for name in CORRUPTIONS}
+            cells = [f"{_mean(rise):+.3f} ({sum(x > 0 for x in rise)} of {len(rise)})" for rise in rises.values()]
+            costly = [name for name, rise in rises.items() if min(rise) > 0]
+            claim = f"corrupting the other track costs bits in every song for {', '.join(costly)}"
+            claim = claim if costly else "no corruption of the other track costs bits in every song"
+            row = (protocol, track, found["unigram_bits"][track], _mean(songs["true"]), *cells)
+            rows.append((row, f"{protocol}, {track}: {claim}"))
+    return rows
+
+
+def _past(found: dict) -> list[tuple[tuple, str]]:
+    """A row of the table of contexts, and what it says, for each protocol and track."""
+    first, last = found["contexts"][0], found["contexts"][-1]
+    return [
+        (
+            (protocol, track, *bits),
+            f"{protocol}, {track}: {last} frames instead of {first} save {bits[0] - bits[-1]:.3f} bits per token",
+        )
+        for protocol, model in found["models"].items()
+        for track, bits in model["context"].items()
+    ]
 
 
 def draw_corruption(found: dict) -> Figure:
