@@ -133,10 +133,15 @@ def _prompts(
             continue
         left.discard(song.row["id"])
         given = torch.from_numpy(song.codes.astype(np.int64))[:, start : start + wanted]
+        if not given.shape[1]:
+            seconds = song.codes.shape[1] / rate
+            raise ValueError(
+                f"{song.row['id']}: expected a song of more than {options.start_s:g} s; got {seconds:g} s; start before"
+            )
+        kept = min(known, given.shape[1])
         if lm.config.protocol == "unconditional":
-            given = torch.cat((given[:, :known], empty[:, given[:, :known].shape[1] :]), dim=1)
-        if given.shape[1]:
-            yield safe_name(song.row["id"]), given, min(known, given.shape[1])
+            given = torch.cat((given[:, :kept], empty[:, kept:]), dim=1)
+        yield safe_name(song.row["id"]), given, kept
     if left:
         raise ValueError(f"{run}: expected ids of its songs; got {', '.join(map(repr, sorted(left)[:3]))}; correct them")
 

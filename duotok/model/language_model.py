@@ -3,9 +3,9 @@
     steps (B, 2, L) -> hidden (B, L, D) -> logits (B, L, K) of each track
 
 A step holds a code of each track, of one alone (NOTHING in the other's place), or a mark (START, PREFIX) in both. Positions
-count from the last mark, so that where one track follows the other (protocols.py) codes of one time have one position. The
-network is the one of Codec-Evaluation's perplexity benchmark: Qwen2 decoder blocks (RMSNorm, grouped key and value heads,
-rotary positions, SwiGLU); each track has its own embedding and its own head.
+count from the last mark, so that where one track follows the other (protocols.py) codes of one time have one position
+(default, own choice). The network is the one of Codec-Evaluation's perplexity benchmark: Qwen2 decoder blocks (RMSNorm,
+grouped key and value heads, rotary positions, SwiGLU); each track has its own embedding and its own head.
 """
 
 from __future__ import annotations

@@ -125,6 +125,16 @@ def test_what_does_not_fit_is_named(tokens):
         make(tokens, "tokenizer=tiny")
 
 
+def test_paper_size_is_that_of_the_benchmark(tmp_path):
+    songs = {f"s{i}": np.zeros((2, 150), np.uint16) for i in range(2)}
+    config = load_config("lm", [f"data.manifest={write_tokens(tmp_path / 'run', songs, 32_768)}"])
+    with torch.device("meta"):
+        stage = make_stage(config, read_songs(config))
+    trunk = sum(p.numel() for part in (stage.model.blocks, stage.model.norm) for p in part.parameters())
+    whole = sum(p.numel() for p in stage.parameters())
+    assert (round(trunk / 1e6, 1), round(whole / 1e6, 1)) == (84.6, 186.5) and stage.file.context_frames == 1024
+
+
 def test_the_command_line_trains_exports_and_draws_sound(tmp_path, tokenizer):
     def duotok(*arguments: object):
         return CliRunner().invoke(app, [*map(str, arguments)])
@@ -158,5 +168,7 @@ def test_the_command_line_trains_exports_and_draws_sound(tmp_path, tokenizer):
     assert sorted(path.suffixes[-2] for path in played.glob("*.wav")) == [".accompaniment"]
     alone = duotok("sample", tmp_path / "accompaniment", "-o", tmp_path / "none", *quick)
     assert "--from: expected a run of tokens with vocals to accompany; got none" in str(alone.exception)
+    late = duotok("sample", tmp_path / "unconditional", "-o", tmp_path / "none", "--from", run, "--start", 9, *quick)
+    assert "song 0: expected a song of more than 9 s; got 2.4 s; start before" in str(late.exception)
     lost = duotok("sample", tmp_path / "unconditional", "-o", tmp_path / "none", "--from", run, "--song", "x", *quick)
     assert "expected ids of its songs; got 'x'" in str(lost.exception)
