@@ -82,11 +82,12 @@ def sample_songs(
         WriteError: if the disk is full.
     """
     _check(lm, tokenizer, options, run)
+    prompts = list(_prompts(lm, options, run, ids))
     marks = {"language_model": lm.fingerprint, "tokenizer": tokenizer.fingerprint}
     marks |= {"decoder": tokenizer.decoder.fingerprint} if outputs else {}
     settle(out / SETTINGS, {**marks, **asdict(options)})
     written = []
-    for name, codes, known in _prompts(lm, options, run, ids):
+    for name, codes, known in prompts:
         paths = [out / f"{name}-{number}.npy" for number in range(options.count)]
         if not all(path.exists() for path in paths):
             _draw(lm, codes, known, paths, options, progress)
