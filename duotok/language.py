@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from safetensors import safe_open
 
 from . import config as configuration
 from . import storage
@@ -41,18 +44,21 @@ class LanguageModel:
     Attributes:
         config: what is known of it.
         model: the network, frozen, in eval mode.
+        training: how it was trained: stage, steps, settings and last scores; empty if nobody noted it.
     """
 
     config: LanguageModelFile
     model: DualTrackLM
+    training: dict = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """sha256 over configuration and weights."""
         return storage.fingerprint(self.config, self.model.state_dict())
 
-    def save(self, folder: Path, **notes: str) -> None:
-        """Write config.yaml, model.safetensors and fingerprint.txt; `notes` go into the weights' header."""
+    def save(self, folder: Path) -> None:
+        """Write config.yaml, model.safetensors, with `training` in its header, and fingerprint.txt."""
+        notes = {"training": json.dumps(self.training)}
         storage.write(folder, configuration.dump(self.config), self.model.state_dict(), self.fingerprint, notes)
 
 
@@ -63,8 +69,11 @@ def load_language_model(folder: Path, device: str = "cpu") -> LanguageModel:
         CheckpointError: if there is none, or it is damaged.
     """
     config = storage.read_config(folder, LanguageModelFile, FORMAT_VERSION)
-    found = LanguageModel(config, DualTrackLM(config.model).eval().requires_grad_(False))
-    storage.read_weights(folder, found.model)
+    model = DualTrackLM(config.model).eval().requires_grad_(False)
+    storage.read_weights(folder, model)
+    with safe_open(folder / storage.WEIGHTS, "pt") as file:
+        training = json.loads((file.metadata() or {}).get("training", "{}"))
+    found = LanguageModel(config, model, training)
     storage.check_fingerprint(folder, found.fingerprint)
     found.model.to(device)
     return found

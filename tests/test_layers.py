@@ -28,7 +28,7 @@ LAYERS = {
     "autoencoder": ({"model", "config", "storage"}, {"torch", "safetensors"}),
     "codes": (set(), {"torch"}),
     "decoder": ({"model", "config", "storage", "autoencoder", "codes"}, {"torch", "einops"}),
-    "language": ({"model", "config", "storage"}, set()),
+    "language": ({"model", "config", "storage"}, {"safetensors"}),
     "tokenizer": (
         {"fixed_math", "model", "config", "storage", "stream", "windows", "codes", "decoder"},
         {"numpy", "torch", "huggingface_hub"},

@@ -142,6 +142,7 @@ def measure(lms: Sequence[LanguageModel], tokens: TokenSongs, contexts: Sequence
         songs = [song.to(lm.model.start.device) for song in held_out]
         models[lm.config.protocol] = {
             "fingerprint": lm.fingerprint,
+            "training": lm.training,
             "corruption": measure_corruption(lm, songs, shift),
             "context": measure_contexts(lm, songs, contexts, block),
         }
@@ -161,8 +162,8 @@ def describe(found: dict) -> Report:
     others = table([row for row, _ in other], ("protocol", "track", "unigram", "true", *CORRUPTIONS))
     contexts = table([row for row, _ in past], ("protocol", "track", *map(str, found["contexts"])))
     text = (
-        f"Bits per token of {len(found['held_out_songs'])} held-out songs, one trained model for each protocol.\n\n{listed}\n\n"
-        "## The other track, corrupted\n\nThe mean over songs with the true other track, and by how much it rises, with the "
+        f"Bits per token of {len(found['held_out_songs'])} held-out songs; one seed of each model. {_training(found)}\n\n"
+        f"{listed}\n\n## The other track, corrupted\n\nThe mean over songs with the true other track, and by how much it rises, with the "
         "number of songs in which it does. A rise says that the model used the other track; it does not say that nothing "
         f"else would serve as well. The shift is {found['shift_frames']} frames.\n\n{others}\n\n"
         "![The other track, corrupted](corruption.png)\n\n## The past\n\nThe same codes, predicted from windows of so many "
@@ -171,6 +172,15 @@ def describe(found: dict) -> Report:
     curves = {f"{row[0]}, {row[1]}": list(zip(found["contexts"], row[2:], strict=True)) for row, _ in past}
     title = "Language models: the other track, and the past"
     return Report("language_model", title, text, found, {"bits per token": curves}, "frames of context", log_x=True)
+
+
+def _training(found: dict) -> str:
+    """Say how the models were trained."""
+    told = []
+    for protocol, model in found["models"].items():
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in model["training"]["scores"].items() if name in TRACKS)
+        told.append(f"{protocol}: {model['training']['steps']} steps, then {scores}.")
+    return f"Training, with its held-out cross-entropy in nats: {' '.join(told)}"
 
 
 def _other_track(found: dict) -> list[tuple[tuple, str]]:

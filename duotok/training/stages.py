@@ -146,9 +146,10 @@ def _export_autoencoder(run: Path, folder: Path, found: checkpoint.Checkpoint) -
 
 def _export_language_model(run: Path, folder: Path, found: checkpoint.Checkpoint) -> LanguageModel:
     config = configuration.parse(LanguageModelFile, found.settings["task"]["file"], str(run))
-    made = LanguageModel(config, DualTrackLM(config.model).eval())
-    _load_part(made.model, run, _MODEL)
-    made.save(folder, training=_summary(run, found))
+    model = DualTrackLM(config.model).eval()
+    _load_part(model, run, _MODEL)
+    made = LanguageModel(config, model, json.loads(_summary(run, found)))
+    made.save(folder)
     return made
 
 

@@ -97,6 +97,7 @@ def test_a_periodic_toy_is_learned_by_heart(tmp_path, protocol):
     made = export(tmp_path / "out", tmp_path / "lm")
     again = load_language_model(tmp_path / "lm")
     assert (again.fingerprint, again.config.protocol) == (made.fingerprint, protocol) and again.config.context_frames == 50
+    assert again.training["steps"] == 60 and again.training["scores"] == result.scores
     other = make(run, f"protocol={protocol}", "train.steps=60", "train.lr=1.0e-2")
     for place in ("out", "lm"):
         other.start(read_state(tmp_path / place, "lm"))
