@@ -83,7 +83,9 @@ def measure_corruption(lm: LanguageModel, songs: Sequence[Tensor], shift: int) -
 
 
 @torch.no_grad()
-def measure_contexts(lm: LanguageModel, songs: Sequence[Tensor], contexts: Sequence[int], block: int) -> dict[str, list[float]]:
+def measure_contexts(
+    lm: LanguageModel, songs: Sequence[Tensor], contexts: Sequence[int], block: int, stride: int
+) -> dict[str, list[float]]:
     """Score the same codes given more and more of what came before.
 
     Every window of a context ends with the same `block` frames, which alone are scored: a code is predicted from at most as
@@ -94,6 +96,7 @@ def measure_contexts(lm: LanguageModel, songs: Sequence[Tensor], contexts: Seque
         songs: codes (2, T) of each; only what lies behind the longest context is scored.
         contexts: in frames, rising.
         block: frames.
+        stride: frames from one block to the next; the more, the fewer codes are scored.
 
     Returns:
         of each predicted track, bits per token for each context.
@@ -102,7 +105,7 @@ def measure_contexts(lm: LanguageModel, songs: Sequence[Tensor], contexts: Seque
         ValueError: if no song is as long as the longest context.
     """
     longest = contexts[-1]
-    ends = [(song, end) for song in songs for end in range(longest, song.shape[1] + 1, block)]
+    ends = [(song, end) for song in songs for end in range(longest, song.shape[1] + 1, stride)]
     if not ends:
         raise ValueError(f"expected a held-out song of at least {longest} frames; got none; name shorter contexts")
     tracks = predicted_tracks(lm.config.protocol)
@@ -121,7 +124,9 @@ def _bits(losses: Tensor) -> float:
     return losses.double().mean().item() / math.log(2)
 
 
-def measure(lms: Sequence[LanguageModel], tokens: TokenSongs, contexts: Sequence[int], block: int, shift: int) -> dict:
+def measure(
+    lms: Sequence[LanguageModel], tokens: TokenSongs, contexts: Sequence[int], block: int, stride: int, shift: int
+) -> dict:
     """Measure all models; the unigram model of evaluation/bits.py stands beside them.
 
     Raises:
@@ -144,13 +149,13 @@ def measure(lms: Sequence[LanguageModel], tokens: TokenSongs, contexts: Sequence
             "fingerprint": lm.fingerprint,
             "training": lm.training,
             "corruption": measure_corruption(lm, songs, shift),
-            "context": measure_contexts(lm, songs, contexts, block),
+            "context": measure_contexts(lm, songs, contexts, block, stride),
         }
     base = {}
     for track, name in enumerate(TRACKS):
         prior = unigram([song[track] for song in train], tokens.codebook_size)
         base[name] = -prior[torch.cat(held_out, dim=1)[track]].log2().mean().item()
-    settings = {"contexts": list(contexts), "block_frames": block, "shift_frames": shift}
+    settings = {"contexts": list(contexts), "block_frames": block, "stride_frames": stride, "shift_frames": shift}
     names = [song.id for song in tokens.held_out]
     return {**settings, "tokenizer": tokens.fingerprint, "held_out_songs": names, "unigram_bits": base, "models": models}
 
@@ -163,11 +168,11 @@ def describe(found: dict) -> Report:
     contexts = table([row for row, _ in past], ("protocol", "track", *map(str, found["contexts"])))
     text = (
         f"Bits per token of {len(found['held_out_songs'])} held-out songs; one seed of each model. {_training(found)}\n\n"
-        f"{listed}\n\n## The other track, corrupted\n\nThe mean over songs with the true other track, and by how much it rises, with the "
-        "number of songs in which it does. A rise says that the model used the other track; it does not say that nothing "
-        f"else would serve as well. The shift is {found['shift_frames']} frames.\n\n{others}\n\n"
+        f"{listed}\n\n## The other track, corrupted\n\nThe mean over songs with the true other track, and by how much it "
+        "rises, with the number of songs in which it does. A rise says that the model used the other track; it does not say that "
+        f"nothing else would serve as well. The shift is {found['shift_frames']} frames.\n\n{others}\n\n"
         "![The other track, corrupted](corruption.png)\n\n## The past\n\nThe same codes, predicted from windows of so many "
-        f"frames, of which the last {found['block_frames']} are scored.\n\n{contexts}"
+        f"frames, of which the last {found['block_frames']} are scored, every {found['stride_frames']} frames.\n\n{contexts}"
     )
     curves = {f"{row[0]}, {row[1]}": list(zip(found["contexts"], row[2:], strict=True)) for row, _ in past}
     title = "Language models: the other track, and the past"
@@ -242,12 +247,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--lm", type=Path, nargs="+", required=True, help="folders of language models, one of each protocol")
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     parser.add_argument("--block", type=int, default=32)
+    parser.add_argument("--stride", type=int, default=128)
     parser.add_argument("--shift", type=int, default=125)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     lms = [load_language_model(folder, given.device) for folder in given.lm]
-    found = measure(lms, load_tokens(given.tokens), sorted(given.contexts), given.block, given.shift)
+    found = measure(lms, load_tokens(given.tokens), sorted(given.contexts), given.block, given.stride, given.shift)
     write_report(given.out, describe(found), arguments)
     with whole_file(given.out / "corruption.png", "a picture") as temporary:
         draw_corruption(found).savefig(temporary, dpi=120, format="png")

@@ -61,14 +61,14 @@ def test_corruptions_are_what_they_are_called():
 def test_contexts_score_the_same_codes(protocol):
     lm = LanguageModel(LanguageModelFile(protocol=protocol), small_model())
     songs = [codes_of(21)[0], codes_of(9, seed=1)[0], codes_of(16, seed=2)[0]]
-    found = measure_contexts(lm, songs, [4, 8, 16], block=4)
+    found = measure_contexts(lm, songs, [4, 8, 16], block=2, stride=4)
     for place, context in enumerate((4, 8, 16)):
         windows = [songs[0][:, 16 - context : 16], songs[0][:, 20 - context : 20], songs[2][:, 16 - context : 16]]
-        losses = torch.cat([code_losses(lm.model, protocol, window[None])[..., -4:] for window in windows], dim=-1)
+        losses = torch.cat([code_losses(lm.model, protocol, window[None])[..., -2:] for window in windows], dim=-1)
         for track, expected in zip(found.values(), losses[0].mean(-1) / torch.tensor(2.0).log(), strict=True):
             assert track[place] == pytest.approx(expected.item(), rel=1e-6)
     with pytest.raises(ValueError, match=r"expected a held-out song of at least 32 frames; got none"):
-        measure_contexts(lm, songs, [32], block=4)
+        measure_contexts(lm, songs, [32], block=4, stride=4)
 
 
 def test_the_page_says_what_was_found(trained, tmp_path):
