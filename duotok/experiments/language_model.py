@@ -169,8 +169,8 @@ def describe(found: dict) -> Report:
     text = (
         f"Bits per token of {len(found['held_out_songs'])} held-out songs; one seed of each model. {_training(found)}\n\n"
         f"{listed}\n\n## The other track, corrupted\n\nThe mean over songs with the true other track, and by how much it "
-        "rises, with the number of songs in which it does. A rise says that the model used the other track; it does not say that "
-        f"nothing else would serve as well. The shift is {found['shift_frames']} frames.\n\n{others}\n\n"
+        "rises, with the number of songs in which it does. A rise says that the model used the other track; it does not say "
+        f"that nothing else would serve as well. The shift is {found['shift_frames']} frames.\n\n{others}\n\n"
         "![The other track, corrupted](corruption.png)\n\n## The past\n\nThe same codes, predicted from windows of so many "
         f"frames, of which the last {found['block_frames']} are scored, every {found['stride_frames']} frames.\n\n{contexts}"
     )
