@@ -61,8 +61,17 @@ class TrackBits:
 
     @property
     def gain(self) -> float:
-        """Bits per token that the language model saves."""
+        """Bits per token that the language model saves over the unigram model of the training songs.
+
+        Codes that a song shares with no other make this large: they ruin a unigram model, while the language model can still
+        repeat what is near. `gain_over_any_unigram` is free of that.
+        """
         return self.unigram - self.language_model
+
+    @property
+    def gain_over_any_unigram(self) -> float:
+        """Bits per token that it saves over the best of all unigram models, the one made of the held-out codes themselves."""
+        return self.entropy - self.language_model
 
 
 def unigram(songs: Sequence[Tensor], codebook_size: int, iterations: int = 50) -> Tensor:

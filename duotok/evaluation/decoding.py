@@ -7,6 +7,8 @@ Each number is the multi-scale Mel distance (mel_distance.py) of a track to its 
     shuffled      the codes in another order
     other         what the other track's codes decode to
     autoencoder   the true stem through the autoencoder alone, which no decoder on its latents can be expected to beat
+    mean_spectrum the true stem's own mean spectrum, held from beginning to end
+    noise         white noise as loud as the true stem
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from duotok.autoencoder import decode_pieces, encode_wave
 from duotok.dataset.songs import Song
 from duotok.decoder import Decoder, Sampling
 from duotok.model.bottleneck import TRACKS
-from duotok.model.mel_distance import mel_distance
+from duotok.model.mel_distance import mean_spectrum_distance, mel_distance
 from duotok.tokenizer import DuoTok
 
 RIVALS = ("untrained", "shuffled", "other")
@@ -96,10 +98,13 @@ def decode_song(decoder: Decoder, slot: torch.nn.Module, codes: Tensor, sampling
 
 
 def score(decoder: Decoder, decoded: Tensor, stems: Tensor) -> dict[str, list[float]]:
-    """Compare decoded waves (2, C, S) with stems (2, C, S): by track, "decoded", "other" and "autoencoder"."""
+    """Compare decoded waves (2, C, S) with stems (2, C, S): by track, all but "untrained" and "shuffled"."""
     autoencoded = torch.stack([_through(decoder, stem) for stem in stems])
-    waves = {"decoded": decoded, "other": decoded.flip(0), "autoencoder": autoencoded}
-    return {name: distances(decoder, wave, stems) for name, wave in waves.items()}
+    level = stems.square().mean((1, 2), keepdim=True).sqrt()
+    noise = torch.randn(stems.shape, generator=torch.Generator().manual_seed(0)) * level
+    waves = {"decoded": decoded, "other": decoded.flip(0), "autoencoder": autoencoded, "noise": noise}
+    found = {name: distances(decoder, wave, stems) for name, wave in waves.items()}
+    return found | {"mean_spectrum": mean_spectrum_distance(stems.mean(1), decoder.sample_rate).tolist()}
 
 
 def _through(decoder: Decoder, stem: Tensor) -> Tensor:

@@ -139,6 +139,7 @@ def measure(
         found |= {f"{name}_{key}": value for key, value in usage.items()}
         found |= {f"{name}_{key}_bits": value for key, value in asdict(bits[track]).items()}
         found[f"{name}_gain_bits"] = bits[track].gain
+        found[f"{name}_gain_over_any_unigram_bits"] = bits[track].gain_over_any_unigram
     found |= _probes(train, held_out, vectors, config.probe_radius)
     found |= rebuild_errors(tokenizer.model, [s.truth for s in train], [(s.codes, s.truth) for s in held_out])
     return found | _lyrics(tokenizer.model, held_out)

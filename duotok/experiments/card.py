@@ -28,7 +28,8 @@ _MEASURES = (
     ("entropy_bits", "entropy of the codes, bits"),
     ("unigram_bits", "unigram model, bits per token"),
     ("language_model_bits", "small language model, bits per token"),
-    ("gain_bits", "gained by the language model, bits per token"),
+    ("gain_bits", "gained over the unigram model of the training songs"),
+    ("gain_over_any_unigram_bits", "gained over the best unigram model, that of the held-out codes"),
     ("mel_l1", "Mel from codes, L1"),
     ("mel_l1_other", "the same from the other track's codes"),
     ("mel_l1_mean", "the same from the mean spectrum"),
@@ -48,6 +49,8 @@ _DECODING = (
     ("untrained", "an untrained decoder"),
     ("shuffled", "codes in another order"),
     ("other", "the other track's codes"),
+    ("mean_spectrum", "the true stem's mean spectrum, held"),
+    ("noise", "white noise as loud as the true stem"),
 )
 
 

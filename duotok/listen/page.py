@@ -24,7 +24,6 @@ from duotok import __version__
 from duotok.decoder import Sampling
 from duotok.evaluation.decoding import decode_song, score
 from duotok.model.bottleneck import TRACKS
-from duotok.model.mel_distance import mean_spectrum_distance
 from duotok.tokenizer import DuoTok
 
 from .excerpt import Excerpt
@@ -62,7 +61,6 @@ def make_page(tokenizer: DuoTok, excerpt: Excerpt, sampling: Sampling, labels: L
     decoded = decode_song(decoder, tokenizer.model.trunk.bottleneck, excerpt.codes, sampling).float().cpu()
     stems = excerpt.stems[:, None].expand_as(decoded)
     waves = torch.stack([wave for track in zip(_with_mix(stems), _with_mix(decoded), strict=True) for wave in track])
-    constant = mean_spectrum_distance(excerpt.stems, decoder.sample_rate).tolist()
     data = {
         "seconds": excerpt.stems.shape[1] / decoder.sample_rate,
         "sampleRate": decoder.sample_rate,
@@ -71,7 +69,7 @@ def make_page(tokenizer: DuoTok, excerpt: Excerpt, sampling: Sampling, labels: L
         "codes": excerpt.codes.tolist(),
         "bands": BANDS,
         "sounds": _sounds(waves, decoder.sample_rate),
-        "scores": score(decoder, decoded, stems) | {"constant": constant},
+        "scores": score(decoder, decoded, stems),
     }
     return _fill(tokenizer, excerpt, sampling, labels, data)
 

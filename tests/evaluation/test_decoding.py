@@ -16,7 +16,7 @@ from duotok.cli import app
 from duotok.decoder import Sampling
 from duotok.evaluation import quality
 from duotok.evaluation.decoding import measure_decoding, pieces, untrained_like
-from duotok.model.mel_distance import mel_distance
+from duotok.model.mel_distance import mean_spectrum_distance, mel_distance
 
 QUICK = Sampling(steps=1, guidance=1.0)
 
@@ -51,9 +51,10 @@ def test_numbers_are_those_of_the_decoded_waves(places, tokenizer):
         expected = {
             "decoded": mel_distance(getattr(decoded, track)[0], stem, RATE),
             "other": mel_distance(getattr(decoded, other)[0], stem, RATE),
+            "mean_spectrum": mean_spectrum_distance(stem, RATE),
         }
         assert {name: values[track][name] for name in expected} == pytest.approx({n: v.item() for n, v in expected.items()})
-        assert len(set(values[track].values())) == 5  # no rival is another
+        assert len(set(values[track].values())) == 7  # no rival is another
         mean = sum(song[track]["decoded"] for song in found["songs"].values()) / 2
         assert found["tracks"][track]["decoded"] == pytest.approx(mean)
         wins = sum(song[track]["decoded"] < song[track]["untrained"] for song in found["songs"].values()) / 2

@@ -61,7 +61,7 @@ def test_sounds_codes_and_scores_are_those_of_the_song(data, songs, decoding):
         assert np.argmax(alike) == i and alike[i] > 0.9, sound
     waves = torch.stack([decoded.vocals[0], decoded.accompaniment[0]])
     assert data["scores"]["decoded"] == pytest.approx(distances(tokenizer.decoder, waves, excerpt.stems[:, None]), rel=1e-4)
-    assert set(data["scores"]) == {"decoded", "other", "autoencoder", "constant"}
+    assert set(data["scores"]) == {"decoded", "other", "autoencoder", "mean_spectrum", "noise"}
 
 
 def test_the_policy_allows_the_style_and_the_script_alone(text):

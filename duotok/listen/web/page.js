@@ -147,7 +147,8 @@ function makeCodes() {
 function makeScores() {
   const rows = {
     decoded: "Decoded from codes", autoencoder: "Autoencoder alone", other: "The other track's codes",
-    constant: "Mean spectrum",
+    mean_spectrum: "Mean spectrum",
+    noise: "White noise",
   };
   const longest = Math.max(...Object.values(data.scores).flat());
   ["Vocals", "Accompaniment"].forEach((name, track) => {
