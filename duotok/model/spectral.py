@@ -5,13 +5,11 @@
 
 Everything between the transforms runs at the rate of the latents, R spectral frames to each. Blocks at one rate and a Fourier
 transform behind them are the idea of Vocos (Siuzdak, arXiv 2306.00814), the blocks are ConvNeXt's (Liu et al., arXiv
-2201.03545). The decoder gives logarithms of magnitudes, and phases as directions in the plane (APNet, Ai & Ling, arXiv
-2305.07952): where it cannot know a phase, the level stays right. Frames hang over their hop equally on both sides, so T * R of them belong to T * hop samples exactly.
+2201.03545). Frames hang over their hop equally on both sides, so T * R of them belong to T * hop samples exactly.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +19,6 @@ from torch import Tensor, nn
 
 # Magnitude below which compression is linear: -100 dB of a full-scale sine.
 _FLOOR = 1e-5
-# Of a magnitude: the level it begins from, that of quiet music, and its limit, 3 times a full-scale sine's.
-_START, _LIMIT = math.log(1e-3), math.log(1.5)
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class SpectralConfig:
     Attributes:
         hop_length: samples per latent frame.
         stft_hop_length, n_fft: of the transforms, in samples; a Hann window of n_fft.
-        compression: exponent of the magnitudes that the encoder sees; 0.3 is near the ear's loudness.
+        compression: exponent of the magnitudes that the networks see and make; 0.3 is near the ear's loudness.
         width, kernel_size, expansion: of every block.
         encoder_blocks, decoder_blocks: how many.
 
@@ -151,7 +147,7 @@ class SpectralEncoder(nn.Module):
     def __init__(self, config: SpectralConfig, channels: int, latent_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.blocks = Blocks(config, channels * _bins(config) * 2, config.encoder_blocks)
+        self.blocks = Blocks(config, channels * _patch(config), config.encoder_blocks)
         self.leave = nn.Linear(config.width, 2 * latent_dim)
 
     def forward(self, wave: Tensor) -> Tensor:
@@ -174,7 +170,8 @@ class SpectralDecoder(nn.Module):
         super().__init__()
         self.config, self.channels = config, channels
         self.blocks = Blocks(config, latent_dim, config.decoder_blocks)
-        self.leave = nn.Linear(config.width, channels * _bins(config) * 3)
+        self.leave = nn.Linear(config.width, channels * _patch(config))
+        nn.init.normal_(self.leave.weight, std=0.1 * config.width**-0.5)  # begin near the level of quiet music
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -182,16 +179,16 @@ class SpectralDecoder(nn.Module):
         config = self.config
         hidden = self.blocks(latents)
         with torch.autocast(latents.device.type, enabled=False):  # a phase in bfloat16 would be off by a tenth
+            patches = self.leave(hidden.float())
             parts = rearrange(
-                self.leave(hidden.float()), "b t (p c r f) -> p (b c) (t r) f", p=3, c=self.channels, r=config.frames_per_latent
-            )
-            size = (parts[0] + _START).clamp(max=_LIMIT).exp()
-            size = size * (parts[1].square() + parts[2].square() + _FLOOR**2).rsqrt()
-            spectrum = torch.complex(size * parts[1], size * parts[2])
+                patches, "b t (c r f p) -> (b c) (t r) f p", c=self.channels, r=config.frames_per_latent, p=2
+            ).contiguous()
+            power = parts.square().sum(-1, keepdim=True) + _FLOOR**2
+            spectrum = torch.view_as_complex(parts * power ** ((1 / config.compression - 1) / 2))
             wave = istft(spectrum, config.n_fft, config.stft_hop_length)
         return rearrange(wave, "(b c) s -> b c s", c=self.channels)
 
 
-def _bins(config: SpectralConfig) -> int:
-    """Bins of one channel that a latent frame stands for."""
-    return config.frames_per_latent * (config.n_fft // 2 + 1)
+def _patch(config: SpectralConfig) -> int:
+    """Numbers of one channel that a latent frame stands for."""
+    return config.frames_per_latent * (config.n_fft // 2 + 1) * 2
