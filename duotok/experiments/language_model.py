@@ -165,18 +165,24 @@ def describe(found: dict) -> Report:
     past, other = _past(found), _other_track(found)
     listed = "\n".join(f"- {claim}." for _, claim in (*other, *past))
     others = table([row for row, _ in other], ("protocol", "track", "unigram", "true", *CORRUPTIONS))
-    contexts = table([row for row, _ in past], ("protocol", "track", *map(str, found["contexts"])))
+    cells = [(*row[:2], *(f"{bits:.3f}" for bits in row[2:])) for row, _ in past]
+    contexts = table(cells, ("protocol", "track", *map(str, found["contexts"])))
     text = (
         f"Bits per token of {len(found['held_out_songs'])} held-out songs; one seed of each model. {_training(found)}\n\n"
+        "The paper compares tokenizers by such numbers; of one they say whether its codes show the effects at all.\n\n"
         f"{listed}\n\n## The other track, corrupted\n\nThe mean over songs with the true other track, and by how much it "
         "rises, with the number of songs in which it does. A rise says that the model used the other track; it does not say "
         f"that nothing else would serve as well. The shift is {found['shift_frames']} frames.\n\n{others}\n\n"
         "![The other track, corrupted](corruption.png)\n\n## The past\n\nThe same codes, predicted from windows of so many "
         f"frames, of which the last {found['block_frames']} are scored, every {found['stride_frames']} frames.\n\n{contexts}"
     )
-    curves = {f"{row[0]}, {row[1]}": list(zip(found["contexts"], row[2:], strict=True)) for row, _ in past}
+    curves = {
+        f"{protocol}, {track}": [(context, bits[0] - b) for context, b in zip(found["contexts"], bits, strict=True)]
+        for (protocol, track, *bits), _ in past
+    }
+    saved = f"bits per token saved over {found['contexts'][0]} frames"
     title = "Language models: the other track, and the past"
-    return Report("language_model", title, text, found, {"bits per token": curves}, "frames of context", log_x=True)
+    return Report("language_model", title, text, found, {saved: curves}, "frames of context", log_x=True)
 
 
 def _training(found: dict) -> str:
