@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from . import cli_corpus, cli_decode, cli_evaluate, cli_export, cli_runs, cli_tokenize, cli_train
+from . import cli_corpus, cli_decode, cli_evaluate, cli_export, cli_runs, cli_sample, cli_tokenize, cli_train
 from .console import err, line, out
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )  # fmt: skip
 cli_train.register(app)
 cli_decode.register(app)
+cli_sample.register(app)
 cli_export.register(cli_tokenize.app)
 app.add_typer(cli_tokenize.app, name="tokenize")
 app.command(epilog="Example: duotok verify run")(cli_runs.verify)

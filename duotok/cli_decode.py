@@ -54,7 +54,7 @@ def decode(
     options = DecodeOptions(Sampling(steps, guidance, seed, sampler), format, sample_rate)
     outputs = OUTPUTS if track == "all" else (track,)
     seconds = None if song else summarize(run).hours * 3600
-    with _SoundBar(seconds) as bar:
+    with SoundBar(seconds) as bar:
         report = decode_run(run, out, load(tokenizer, device=device), options, outputs, song or (), bar.show)
     for problem in report.refused:
         _err.print(f"refused: {line(problem)}")
@@ -97,7 +97,7 @@ def listen(
     found = find_song(song)
     tok, policy = Setup(tokenizer, device, separate if found.is_mixture else "none", separator_weights, track).build()
     make_folder(out.parent)
-    with _SoundBar(None, advice="nothing was written") as bar:
+    with SoundBar(None, advice="nothing was written") as bar:
         excerpt = read_excerpt(tok, found, policy, seconds, start, bar.show)
         labels = Labels(title or name_of(found, song), credit)
         page = make_page(tok, excerpt, Sampling(steps, guidance, seed), labels).encode()
@@ -106,7 +106,7 @@ def listen(
     _out.print(f"{line(out)}: {len(page) / 1e6:.2f} MB, {length:g} s from second {excerpt.start_s} of {line(labels.title)}")
 
 
-class _SoundBar(StoppableBar):
+class SoundBar(StoppableBar):
     """Seconds of sound that are done, and the time left."""
 
     def __init__(self, total: float | None, **options: str) -> None:

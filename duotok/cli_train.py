@@ -26,17 +26,17 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A .yaml file, or vae, stage1 to stage4, tiny/vae, tiny/stage1 ...")],
+    config: Annotated[str, typer.Argument(help="A .yaml file, or vae, stage1 to stage4, lm, tiny/vae, tiny/stage1 ...")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as train.steps=100.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a stopped run goes on there.")] = ...,
-    data: Annotated[Path | None, typer.Option(help="Manifest of the songs, .jsonl (data.manifest).")] = None,
+    data: Annotated[Path | None, typer.Option(help="Manifest of the songs, .jsonl; for lm, their run of tokens.")] = None,
     init: Annotated[Path | None, typer.Option(help="Run of the stage before, or what it exported, to start from.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Stage 4: whose codes are decoded (name, folder or hub id).")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Stage 4: whose codes are decoded; lm: whose vectors start it.")] = None,
     autoencoder: Annotated[Path | None, typer.Option(help="Stage 4: its folder; default: the tokenizer's own.")] = None,
-    export: Annotated[Path | None, typer.Option(help="After stages 3, 4 and vae: folder for the result.")] = None,
+    export: Annotated[Path | None, typer.Option(help="After stages 3, 4, vae and lm: folder for the result.")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the curves into the run's folder.")] = False,
 ) -> None:
-    """Train a stage of the tokenizer, or the autoencoder that stage 4 decodes through."""
+    """Train a stage of the tokenizer, the autoencoder that stage 4 decodes through, or a language model of the codes."""
     from accelerate import PartialState
 
     from . import config as configuration
@@ -69,12 +69,13 @@ def train(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder in which stage 3, 4 or vae was trained, or ear-VAE's published file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tokenizer or autoencoder.")],
+    run: Annotated[Path, typer.Argument(help="Folder where stage 3, 4, vae or lm was trained, or ear-VAE's published file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tokenizer, autoencoder or language model.")],
 ) -> None:
     """Make a tokenizer of a run of stage 3, or of stage 4 one that decodes, for `--tokenizer` and duotok.load.
 
-    A run of vae, or the published checkpoint of the ear-VAE (.pyt), becomes an autoencoder for `--autoencoder`.
+    A run of vae, or the published checkpoint of the ear-VAE (.pyt), becomes an autoencoder for `--autoencoder`; a run of lm a
+    language model for `duotok sample`.
     """
     _export(run, out)
 
@@ -112,12 +113,13 @@ def _start(stage: CropTask, init: Path | None) -> None:
 
 def _export(run: Path, folder: Path) -> None:
     from . import autoencoder
+    from .language import LanguageModel
     from .tokenizer import DuoTok
     from .training import stages
 
     made = stages.export(run, folder)
-    is_tokenizer = isinstance(made, DuoTok)
-    kind, mark = ("tokenizer", made.fingerprint) if is_tokenizer else ("autoencoder", autoencoder.fingerprint(made))
+    kind = {DuoTok: "tokenizer", LanguageModel: "language model"}.get(type(made), "autoencoder")
+    mark = autoencoder.fingerprint(made) if kind == "autoencoder" else made.fingerprint
     _out.print(f"{kind} {mark[:16]} in {escape(str(folder))}")
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("tokenize", "decode", "listen", "verify", "info", "example", "train", "export")
+COMMANDS = ("tokenize", "decode", "sample", "listen", "verify", "info", "example", "train", "export")
 
 
 def duotok(*arguments: object, **options) -> subprocess.CompletedProcess:

@@ -40,6 +40,8 @@ SMALLER = {
                           "model.bottleneck.quantizer.codebook_size=4096"],
     "train tiny/vae": [*SPECTRAL, "train.steps=2", "train.warmup_steps=1", "train.evaluate_every=2", "train.save_every=2"],
     "train tiny/stage4": [*_OF_TRAINING, *_DIT, "fit_batches=1", "train.precision=fp32", "data.crop_s=2", "data.min_s=2"],
+    "train tiny/lm": ["train.steps=1", "train.micro_batches=1", "data.crop_s=1", "data.eval_crops=1"],
+    "sample": ["--seconds", "1", "--steps", "1"],
     "evaluate quality": ["--minutes", "1", "--steps", "1", "--no-against-untrained"],
     "evaluate decoding": ["--steps", "1", "--seconds", "1", "--songs", "1"],
     "decode": ["--steps", "1", "--track", "mix"],

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,7 +94,7 @@ def decode_run(
         WriteError: if the disk is full.
     """
     plan = _check_run(run, tokenizer, ids)
-    _settle(out, {"tokenizer": plan.fingerprint, "decoder": tokenizer.decoder.fingerprint, **asdict(options)})
+    settle(out / SETTINGS, {"tokenizer": plan.fingerprint, "decoder": tokenizer.decoder.fingerprint, **asdict(options)})
     report, left = DecodeReport(), set(ids)
     for row in _rows(run, plan.num_units):
         if ids and row["id"] not in left:
@@ -106,7 +108,8 @@ def decode_run(
             report.refused.append(f"{row['id']}: {error}")
             continue
         if wanted:
-            _decode_song(row, codes, wanted, tokenizer, options, progress)
+            length = Fraction(row["num_samples"], row["sample_rate"])
+            decode_song(codes, length, wanted, tokenizer, options, progress)
         elif progress:
             progress(row["num_samples"] / row["sample_rate"])
         report.num_songs += 1
@@ -136,9 +139,14 @@ def safe_name(id: str) -> str:
     return name if plain else f"{name}-{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}".lstrip("-")
 
 
-def _settle(out: Path, settings: dict[str, Any]) -> None:
-    """Note what the files are made with; refuse a folder whose files were made otherwise."""
-    path, text = out / SETTINGS, json.dumps(settings, indent=1, sort_keys=True) + "\n"
+def settle(path: Path, settings: dict[str, Any]) -> None:
+    """Note in a file what those beside it are made with.
+
+    Raises:
+        ValueError: if they were made otherwise.
+        WriteError: if the folder cannot be written to.
+    """
+    out, text = path.parent, json.dumps(settings, indent=1, sort_keys=True) + "\n"
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: expected a folder; got a file; choose another name")
     if not path.exists():
@@ -156,17 +164,30 @@ def _rows(run: Path, num_units: int) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
 
 
-def _decode_song(
-    row: dict[str, Any],
+def decode_song(
     codes: torch.Tensor,
-    paths: dict[str, Path],
+    seconds: Fraction,
+    paths: dict[Output, Path],
     tokenizer: DuoTok,
     options: DecodeOptions,
-    progress: Callable[[float], None] | None,
+    progress: Callable[[float], None] | None = None,
 ) -> None:
+    """Decode one song.
+
+    Args:
+        codes: (2, T) int64.
+        seconds: exact length of the files.
+        paths: of the files, by what they are to hold.
+        tokenizer: with a decoder.
+        options: how.
+        progress: called with the seconds of sound that were added to the files.
+
+    Raises:
+        WriteError: if the disk is full.
+    """
     decoder = tokenizer.decoder
     rate = options.sample_rate or decoder.sample_rate
-    length = -(-row["num_samples"] * rate // row["sample_rate"])
+    length = math.ceil(seconds * rate)
     tracks = range(len(TRACKS)) if "mix" in paths else [i for i, name in enumerate(TRACKS) if name in paths]
     blocks = decoder.waves(tokenizer.model.trunk.bottleneck, codes, options.sampling, tracks)
     with ExitStack() as stack:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from duotok.config import ConfigError
 from duotok.files import make_folder, write_atomically
 
 _HELD_OUT_ONE_IN = 10
@@ -28,6 +29,26 @@ def split_of(song_id: str, named: object = None) -> str:
     if named == "train" or named in _HELD_OUT_NAMES:
         return "train" if named == "train" else "held_out"
     return "held_out" if hash_rank(song_id) % _HELD_OUT_ONE_IN == 0 else "train"
+
+
+def part_songs(splits: Mapping[str, object], source: Path) -> set[str]:
+    """Choose the songs to hold out: by their split where they name one, else by `split_of`, and at least one of each.
+
+    Args:
+        splits: by id, None where there is none.
+        source: of the songs, for the error message.
+
+    Raises:
+        ConfigError: if there are no two songs of which one may be held out.
+    """
+    held = {id for id, named in splits.items() if split_of(id, named) == "held_out"}
+    free = sorted((id for id, named in splits.items() if named is None), key=hash_rank)
+    if not held and free:
+        held = {free[0]}
+    if not held or len(held) == len(splits):
+        found = "none held out" if not held else "all held out"
+        raise ConfigError(f"{source}: expected songs to train on and songs held out; got {found}; set their split")
+    return held
 
 
 def hash_rank(song_id: str) -> int:

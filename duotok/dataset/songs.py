@@ -25,7 +25,7 @@ from duotok.files import make_folder
 from duotok.integrity import AudioError
 from duotok.lyrics import Word
 
-from .manifest import hash_rank, split_of
+from .manifest import part_songs
 
 # Stems of one song may differ by this, as they do after lossy coding; the longer one is cut.
 _LENGTH_TOLERANCE_S = 0.1
@@ -214,16 +214,8 @@ def _to_int16(wave: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _split(songs: Iterable[Song], splits: dict[str, str | None], problems: tuple[str, ...], manifest: Path) -> Songs:
-    """Part training from held-out songs: by the manifest, else by a hash of the id, and at least one of each."""
-    ranked = sorted(songs, key=lambda song: hash_rank(song.id))
-    named = {song.id: splits[song.id] for song in ranked}
-    held = {id for id, split in named.items() if split_of(id, split) == "held_out"}
-    free = [id for id, split in named.items() if split is None]
-    if not held and free:
-        held = {free[0]}
-    if not held or len(held) == len(ranked):
-        found = "none held out" if not held else "all held out"
-        raise ConfigError(f"{manifest}: expected songs to train on and songs held out; got {found}; set their split")
-    by_id = sorted(ranked, key=lambda song: song.id)
+    """Part training from held-out songs."""
+    by_id = sorted(songs, key=lambda song: song.id)
+    held = part_songs({song.id: splits[song.id] for song in by_id}, manifest)
     marked = [Song(s.id, s.waves, s.num_samples, s.text, s.words, s.id in held) for s in by_id]
     return Songs(tuple(song for song in marked if not song.held_out), tuple(song for song in marked if song.held_out), problems)

@@ -41,8 +41,8 @@ def rotary_table(num_frames: int, dim: int, base: float, device: torch.device) -
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate pairs (i, i + D/2) of x (B, T, H, D) by the angles of `rotary_table`."""
-    cos, sin = table[:, : x.shape[1], None].to(x.dtype)
+    """Rotate pairs (i, i + D/2) of x (B, T, H, D) by the angles of `rotary_table`, one for all items or (2, B, T, D / 2)."""
+    cos, sin = table[..., : x.shape[1], None, :].to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 

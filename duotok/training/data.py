@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from duotok.dataset.songs import Song
+from duotok.dataset.tokens import TokenSong
 from duotok.lyrics import encode
 
 
@@ -18,7 +19,7 @@ class DataConfig:
     """Where the songs are and how they are cut.
 
     Attributes:
-        manifest: JSONL file of the songs, see `songs`.
+        manifest: JSONL file of the songs, see `songs`; of a language model, the folder that `duotok tokenize` wrote.
         cache: folder of the decoded waves; None is "waves" beside the manifest.
         crop_s: seconds of a crop; 30 is a default, not from the paper: LeVo's.
         min_s: shorter songs are left out; 18 is LeVo's, too. Songs shorter than a crop end in silence.
@@ -43,9 +44,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Crop:
-    """Part of a song: `num_samples` from sample `start`."""
+    """Part of a song: `num_samples` from sample `start`; of a song of tokens, frames."""
 
-    song: Song
+    song: Song | TokenSong
     start: int
     num_samples: int
 
@@ -68,8 +69,9 @@ class Crop:
 class CropSampler:
     """Draws random crops of the training songs, a song as often as it is long, and fixed crops of the held-out ones."""
 
-    def __init__(self, songs: Sequence[Song], crop_samples: int, seed: int) -> None:
-        self._songs, self._crop_samples, self._seed = songs, crop_samples, seed
+    def __init__(self, songs: Sequence[Song | TokenSong], crop_samples: int, seed: int, overhang: int = 0) -> None:
+        """Draw crops of `crop_samples` that reach up to `overhang` samples beyond a song's end."""
+        self._songs, self._crop_samples, self._seed, self._overhang = songs, crop_samples, seed, overhang
         durations = np.array([song.num_samples for song in songs], np.float64)
         self._ends = (durations / durations.sum()).cumsum()
 
@@ -87,8 +89,8 @@ class CropSampler:
         shares = (places - starts[chosen]) / (starts[chosen + 1] - starts[chosen])
         return [self._crop(self._songs[i], share) for i, share in zip(chosen, shares, strict=True)]
 
-    def _crop(self, song: Song, share: float) -> Crop:
-        room = max(0, song.num_samples - self._crop_samples)
+    def _crop(self, song: Song | TokenSong, share: float) -> Crop:
+        room = max(0, song.num_samples - self._crop_samples + self._overhang)
         return Crop(song, min(int(share * (room + 1)), room), self._crop_samples)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from duotok.dataset.songs import Songs
+from duotok.dataset.songs import Songs, load_songs
+from duotok.dataset.tokens import TokenSongs
 from duotok.model.semantic import SemanticConfig, SemanticModel
 
 from .data import Crop, CropSampler, DataConfig
@@ -26,7 +28,7 @@ class CropConfig:
     """What the YAML of every task holds that learns from crops of songs.
 
     Attributes:
-        stage: 1 to 4.
+        stage: 1 to 4, vae or lm.
         data, train: see there.
     """
 
@@ -49,11 +51,19 @@ class StageConfig(CropConfig):
 class CropTask(Task):
     """A task that learns from crops of songs, by losses that are means."""
 
-    def __init__(self, config: CropConfig, songs: Songs, crop_samples: int) -> None:
+    def __init__(self, config: CropConfig, songs: Songs | TokenSongs, crop_samples: int, overhang: int = 0) -> None:
         super().__init__()
         self.config, self.songs = config, songs
-        self.train_crops = CropSampler(songs.train, crop_samples, config.train.seed)
-        self.held_out_crops = CropSampler(songs.held_out, crop_samples, config.train.seed)
+        self.train_crops = CropSampler(songs.train, crop_samples, config.train.seed, overhang)
+        self.held_out_crops = CropSampler(songs.held_out, crop_samples, config.train.seed, overhang)
+
+    @classmethod
+    def read_songs(cls, config: CropConfig, progress: Callable[[int, int], None] | None = None) -> Songs | TokenSongs:
+        """Read what a configuration names, see `load_songs`; `progress` gets songs done and their total."""
+        data = config.data
+        manifest = Path(data.manifest)
+        cache = Path(data.cache) if data.cache else manifest.parent / "waves"
+        return load_songs(manifest, cache, cls.sample_rate(config), data.min_s, progress, cls.channels(config))
 
     @classmethod
     @abstractmethod

@@ -78,21 +78,21 @@ def test_formats_rates_and_tracks(tokens, tokenizer, tmp_path, format):
 
 def test_a_stopped_command_goes_on_and_others_are_refused(tokens, tokenizer, tmp_path, monkeypatch):
     command = ("decode", tokens, "-o", tmp_path, "--tokenizer", tokenizer, "--track", "mix", *QUICK)
-    whole = decoding._decode_song
+    whole = decoding.decode_song
     calls = []
 
-    def stop_at_the_second(row, *rest):
-        calls.append(row["id"])
+    def stop_at_the_second(codes, *rest):
+        calls.append(codes)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        whole(row, *rest)
+        whole(codes, *rest)
 
-    monkeypatch.setattr(decoding, "_decode_song", stop_at_the_second)
+    monkeypatch.setattr(decoding, "decode_song", stop_at_the_second)
     stopped = run_cli(*command)
     assert stopped.exit_code == 130 and "run the same command to go on" in stopped.stderr
     first = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(first) == 2
-    monkeypatch.setattr(decoding, "_decode_song", whole)
+    monkeypatch.setattr(decoding, "decode_song", whole)
     done = run_cli(*command)
     assert done.exit_code == 0 and "2 songs in" in done.stdout and "1 of them there before" in done.stdout
     assert all(path.read_bytes() == data for path, data in first.items()) and len(list(tmp_path.iterdir())) == 3

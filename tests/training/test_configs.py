@@ -51,7 +51,7 @@ def test_wrong_configurations_are_named(tmp_path, manifest):
     with pytest.raises(ConfigError, match=r"config: expected a .yaml file, or vae, stage1 .*; got 'stage9'"):
         load_config("stage9")
     (tmp_path / "x.yaml").write_text("stage: 7\n")
-    with pytest.raises(ConfigError, match=r"x.yaml: stage: expected one of 1, 2, 3, 4, vae; got 7"):
+    with pytest.raises(ConfigError, match=r"x.yaml: stage: expected one of 1, 2, 3, 4, vae, lm; got 7"):
         load_config(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match=r"data.crops: expected one of manifest"):
         load_config("tiny/stage1", ["data.crops=3"])
