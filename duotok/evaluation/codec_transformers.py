@@ -33,7 +33,8 @@ class TransformersCodec(Codec):
         if not 1 <= self.num_codebooks <= books:
             raise ValueError(f"{name}: expected 1 to {books} codebooks; got {num_codebooks}; take fewer")
         config = model.config
-        self.codebook_size, self.sample_rate = config.codebook_size, config.sampling_rate
+        self.codebook_size = config.codebook_size
+        self.sample_rate = config.sample_rate if hasattr(config, "sample_rate") else config.sampling_rate
         self.hop_length = self._hop_length()
         self.frame_rate = self.sample_rate / self.hop_length
         self.channels = getattr(config, "audio_channels", 1)

@@ -76,6 +76,8 @@ def chroma_cosine(predicted: Tensor, target: Tensor, sample_rate: int) -> float:
 def pesq_wb(predicted: Tensor, target: Tensor, sample_rate: int) -> float:
     """Compute wide-band PESQ (ITU-T P.862.2) of waves (S,), at 16 kHz: 1 to 4.64; needs the extra `pesq`."""
     pesq = _package("pesq_wb")
+    if not target.any():
+        return math.nan
     truth, ours = (resample(wave, sample_rate, _PESQ_RATE).numpy() for wave in (target, predicted))
     try:
         return float(pesq.pesq(_PESQ_RATE, truth, ours, "wb"))
