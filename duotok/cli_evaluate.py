@@ -1,25 +1,23 @@
-"""The command line of evaluation: `duotok evaluate quality`, `decoding`."""
+"""The command line of evaluation: `duotok evaluate quality`, `decoding`; the others stand in cli_evaluate_*.py."""
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from .console import err as _err
-from .console import out as _out
+from . import cli_evaluate_codes, cli_evaluate_sound
+from .cli_results import Steps, write_results
 
-app = typer.Typer(help="Measure a tokenizer.", no_args_is_help=True)
+app = typer.Typer(help="Measure a tokenizer, or any codec.", no_args_is_help=True)
+cli_evaluate_codes.register(app)
+cli_evaluate_sound.register(app)
 
 
 @app.callback()
 def _evaluate() -> None:
-    """Measure a tokenizer."""
+    """Measure a tokenizer, or any codec."""
 
 
 @app.command(epilog="Example: duotok evaluate quality corpus/manifest.jsonl -o quality.json")
@@ -38,7 +36,6 @@ def quality(
     from .dataset.songs import load_songs
     from .evaluation.bits import BitsConfig
     from .evaluation.quality import QualityConfig, code_songs, first_minutes, measure, untrained_like
-    from .files import write_atomically
     from .tokenizer import load
 
     trained = load(tokenizer)
@@ -50,9 +47,9 @@ def quality(
         rivals["untrained"] = untrained_like(trained, train[:8])
     results = {}
     for name, rival in rivals.items():
-        with _Steps(f"{name}: songs", len(train) + len(songs.held_out)) as bar:
+        with Steps(f"{name}: songs", len(train) + len(songs.held_out)) as bar:
             coded = code_songs(rival, [*train, *songs.held_out], bar.songs)
-        with _Steps(f"{name}: language model", steps) as bar:
+        with Steps(f"{name}: language model", steps) as bar:
             results[name] = measure(rival, coded[: len(train)], coded[len(train) :], config, bar.step)
     found = {
         "tokenizer": trained.fingerprint,
@@ -61,11 +58,7 @@ def quality(
         "held_out_songs": [song.id for song in songs.held_out],
         "results": results,
     }
-    write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
-    table = Table("", *results, box=None)
-    for name in next(iter(results.values())):
-        table.add_row(name, *(f"{values.get(name, math.nan):.4g}" for values in results.values()))
-    _out.print(table)
+    write_results(out, found, results)
 
 
 @app.command(epilog="Example: duotok evaluate decoding corpus/manifest.jsonl --tokenizer my-tokenizer -o decoding.json")
@@ -88,7 +81,6 @@ def decoding(
     from .dataset.songs import load_songs
     from .decoder import Sampling
     from .evaluation.decoding import measure_decoding
-    from .files import write_atomically
     from .tokenizer import load
 
     refuse_absent_device(device)
@@ -97,36 +89,8 @@ def decoding(
         manifest, cache, trained.decoder.sample_rate, 6.0, None, trained.decoder.autoencoder.channels
     ).held_out
     held_out = held_out[:songs]
-    with _Steps("songs", len(held_out)) as bar:
+    with Steps("songs", len(held_out)) as bar:
         results = measure_decoding(trained, held_out, sampling, seconds, bar.songs)
     prints = {"tokenizer": trained.fingerprint, "decoder": trained.decoder.fingerprint}
     found = {**prints, "sampling": asdict(sampling), "seconds": seconds, **results}
-    write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
-    table = Table("", *results["tracks"], box=None)
-    for name in next(iter(results["tracks"].values())):
-        table.add_row(name, *(f"{values[name]:.4g}" for values in results["tracks"].values()))
-    _out.print(table)
-
-
-class _Steps:
-    """A bar of songs or steps."""
-
-    def __init__(self, what: str, total: int) -> None:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
-        self._bar = Progress(*columns, console=_err)
-        self._task = self._bar.add_task(what, total=total, loss="")
-
-    def __enter__(self) -> _Steps:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def songs(self, done: int, total: int) -> None:
-        """Show songs done."""
-        self._bar.update(self._task, completed=done, total=total)
-
-    def step(self, step: int, bits: float) -> None:
-        """Show a step and its loss in bits per token."""
-        self._bar.update(self._task, completed=step, loss=f"{bits:.2f} bits per token")
+    write_results(out, found, results["tracks"])

@@ -148,7 +148,7 @@ def test_edit_distance_of_known_pairs(reference, hypothesis, distance):
 
 
 def test_error_rates_are_those_of_jiwer():
-    jiwer = pytest.importorskip("jiwer", reason="needs the extra: pip install 'duotok[eval]'")
+    jiwer = pytest.importorskip("jiwer", reason="needs the extra: pip install 'duotok[evaluate]'")
     generator = np.random.default_rng(0)
     texts = [" ".join(generator.choice(list("abcdefg"), 12)) for _ in range(20)]
     references, hypotheses = texts[:10], texts[10:]

@@ -54,6 +54,20 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
     return (total - positives * (positives + 1) / 2) / (positives * (len(labels) - positives))
 
 
+def average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Compute the average precision of scores (N,) for labels (N,) bool: precision at each threshold times the recall it adds.
+
+    Raises:
+        ValueError: if no label is true.
+    """
+    if not labels.any():
+        raise ValueError(f"average_precision: expected true labels; got none of {len(labels)}; score more songs")
+    _, place, counts = (-scores.double()).unique(return_inverse=True, return_counts=True)
+    hits = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, place, labels.double())
+    precision = hits.cumsum(0) / counts.cumsum(0)
+    return (precision * hits).sum().item() / int(labels.sum())
+
+
 def probe(
     train: Sequence[tuple[Tensor, Tensor]], held_out: Sequence[tuple[Tensor, Tensor]], radius: int = 2
 ) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from make_codes import code_songs
 
 from duotok.evaluation.bits import BitsConfig, entropy_bits, measure_bits, unigram
 from duotok.model.language_model import DualTrackLM, LanguageModelConfig
@@ -43,22 +44,11 @@ def test_model_is_causal():
     assert (before[:, 8:] - after[:, 8:]).abs().amax(-1).min() > 1e-9
 
 
-def songs(kind: str, count: int, seed: int) -> list[torch.Tensor]:
-    """Codes of 64: "chain" moves by one of two known steps (1 bit a token), "noise" is uniform (6 bits)."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = []
-    for _ in range(count):
-        steps = torch.randint(2, (2, 300), generator=generator) * 5 + 1
-        noise = torch.randint(64, (2, 300), generator=generator)
-        drawn.append(steps.cumsum(1) % 64 if kind == "chain" else noise)
-    return drawn
-
-
 @pytest.mark.parametrize(("kind", "lowest", "highest"), [("chain", 2.0, 5.01), ("noise", -0.3, 0.05)])
 def test_language_model_gains_where_there_is_structure_and_nowhere_else(kind, lowest, highest):
     angle = torch.arange(64) / 64 * 2 * math.pi
     vectors = torch.stack([f(k * angle) for k in (1, 3, 8, 20) for f in (torch.sin, torch.cos)], dim=1)
-    for bits in measure_bits(songs(kind, 12, 0), songs(kind, 3, 1), [vectors, vectors], SMALL):
+    for bits in measure_bits(code_songs(kind, 12, 0), code_songs(kind, 3, 1), [vectors, vectors], SMALL):
         assert lowest < bits.gain < highest
         assert bits.entropy <= bits.unigram
 
