@@ -25,6 +25,9 @@ def run(config: str, overrides: Sequence[str], folder: Path, init: Path | None =
 
     Returns:
         the rows of the log that are evaluations, the last one of the trained stage.
+
+    Raises:
+        KeyboardInterrupt: if it was asked to stop; the same call goes on.
     """
     settings = stages.load_config(config, overrides)
     stage = stages.make_stage(settings, stages.read_songs(settings)).to(PartialState().device)
@@ -33,5 +36,6 @@ def run(config: str, overrides: Sequence[str], folder: Path, init: Path | None =
         stage.start(stages.read_state(init, settings.stage) if init else None)
     make_folder(folder)
     write_atomically(folder / "config.yaml", configuration.dump(settings).encode())
-    train(stage, settings.train, folder)
+    if train(stage, settings.train, folder).stopped:
+        raise KeyboardInterrupt
     return [row for row in read_log(folder) if row["kind"] == "evaluation"]

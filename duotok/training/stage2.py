@@ -7,12 +7,13 @@ Mel spectrogram, the chromagram, four separation masks and the lyrics.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from duotok.kernels import replace_noise
 from duotok.model.heads import STEMS
 from duotok.model.trunk import DOWNSAMPLING
 
@@ -44,6 +45,8 @@ class Stage2Config(StageConfig):
         fit_batches: training batches whose features give the projections their start, see `Projections.fit`; 0 leaves them
             random. Own choice.
         masks_s: seconds in the middle of each crop on which masks are estimated, to save time; None is all of it.
+        noise: what the bottleneck's `replace_p` and `replace_sigma` draw. "replace" is the paper's; "add" to the same frames of
+            the narrow sequence, or "add_to_input", to as many Mel frames instead, are an experiment's controls.
     """
 
     stage: Literal[2] = 2
@@ -51,6 +54,7 @@ class Stage2Config(StageConfig):
     trunk_lr_scale: float = 0.1
     fit_batches: int = 8
     masks_s: float | None = None
+    noise: Literal["replace", "add", "add_to_input"] = "replace"
 
     def __post_init__(self) -> None:
         if self.model.heads.masks and self.model.mel.spec.n_fft != 2048:
@@ -67,7 +71,11 @@ class Stage2(Stage):
     adds = ("model.trunk.bottleneck.", "model.heads.")
 
     def build(self) -> None:
-        """Add nothing: the heads are the model's."""
+        """Place the noise; the heads are the model's."""
+        slot = self.model.trunk.bottleneck
+        slot.additive = self.config.noise == "add"
+        if self.config.noise == "add_to_input":
+            slot.config = replace(slot.config, replace_p=0.0)
 
     def weights(self) -> Mapping[str, float]:
         """Give the paper's lambdas."""
@@ -111,11 +119,18 @@ class Stage2(Stage):
         sources = batch.tensors["sources"]
         mixture = self.input_wave(batch)
         mel = self.mel(mixture)
-        hidden = self.model.trunk(mel, seed=seed).hidden
+        hidden = self.model.trunk(self._heard(mel, seed), seed=seed).hidden
         terms = head_terms(self, hidden, mel, mixture, batch)
         if "masks" in self.model.heads:
             terms["masks"] = self._separation(hidden, sources, batch.tensors["has_stems"])
         return terms
+
+    def _heard(self, mel: Tensor, seed: Tensor) -> Tensor:
+        """Give the frames (B, 4T, F) that the trunk gets: noisy ones in the control that adds noise to the input."""
+        if not self.training or self.config.noise != "add_to_input":
+            return mel
+        config = self.config.model.bottleneck
+        return replace_noise(mel, config.replace_p, config.replace_sigma, seed, additive=True)
 
     def _separation(self, hidden: Tensor, sources: Tensor, has_stems: Tensor) -> Mean:
         frame_rate, num_frames = self.config.model.frame_rate, hidden.shape[1]

@@ -1,0 +1,126 @@
+"""The page of a sweep: what was found of each claim, failures, means with intervals, differences, and their picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from .intervals import Interval, interval, verdict
+from .report import Report, table
+from .sweep import Claim, Outcome, Sweep
+
+Outcomes = Mapping[str, Mapping[int, Outcome]]
+
+
+def describe(sweep: Sweep, outcomes: Outcomes) -> Report:
+    """Lay out what `run_sweep` found.
+
+    Raises:
+        ValueError: if every run failed.
+    """
+    failed = [f"{arm}, seed {seed}: {one.failed}" for arm, runs in outcomes.items() for seed, one in runs.items() if one.failed]
+    if len(failed) == sum(map(len, outcomes.values())):
+        raise ValueError(
+            f"{sweep.name}: expected runs that end; got {len(failed)} that failed, first {failed[0]}; correct that"
+        )
+    base, measures = sweep.arms[0].name, _names(outcomes)
+    means = {arm: {name: _mean(runs, name) for name in measures} for arm, runs in outcomes.items()}
+    others = {arm: {name: difference(outcomes, name, arm, base) for name in measures} for arm in outcomes if arm != base}
+    claims = [(claim, difference(outcomes, claim.measure, claim.arm, claim.other)) for claim in sweep.claims]
+    results = {
+        "experiment": sweep.name,
+        "runs": {
+            arm: {str(seed): {"failed": one.failed} if one.failed else dict(one.measures) for seed, one in runs.items()}
+            for arm, runs in outcomes.items()
+        },
+        "means": {arm: _plain(found) for arm, found in means.items()},
+        "differences": {"from": base, **{arm: _plain(found) for arm, found in others.items()}},
+        "claims": [
+            {**vars(claim), "verdict": verdict(found, claim.sign) if found else "not tested", **_numbers(found)}
+            for claim, found in claims
+        ],
+    }
+    parts = [sweep.about, "## What was found", "\n".join(_sentence(claim, found) for claim, found in claims)]
+    if failed:
+        parts += ["## Runs that failed", "\n".join(f"- {line}" for line in failed)]
+    parts += ["## Means and 95 % intervals", _table(measures, means)]
+    if others:
+        parts += [f"## Differences from {base}, paired by seed", _chance(others), _table(measures, others, marked=True)]
+    return Report(sweep.title, "\n\n".join(parts), results, ("means", _draw(sweep, means)))
+
+
+def difference(outcomes: Outcomes, measure: str, arm: str, other: str) -> Interval | None:
+    """Compare two arms by the seeds that both ended with; None if there is none."""
+    pairs = [(one.measures, outcomes[other][seed].measures) for seed, one in outcomes[arm].items()]
+    values = [left[measure] - right[measure] for left, right in pairs if measure in left and measure in right]
+    return interval(values) if values else None
+
+
+def _names(outcomes: Outcomes) -> list[str]:
+    return list(dict.fromkeys(name for runs in outcomes.values() for one in runs.values() for name in one.measures))
+
+
+def _mean(runs: Mapping[int, Outcome], name: str) -> Interval | None:
+    values = [one.measures[name] for one in runs.values() if name in one.measures]
+    return interval(values) if values else None
+
+
+def _numbers(found: Interval | None) -> dict[str, float | int | None]:
+    """Give plain values; JSON knows no NaN."""
+    if found is None:
+        return {"mean": None, "half": None, "count": 0}
+    return {"mean": found.mean, "half": None if math.isnan(found.half) else found.half, "count": found.count}
+
+
+def _plain(found: Mapping[str, Interval | None]) -> dict[str, dict]:
+    return {name: _numbers(value) for name, value in found.items() if value}
+
+
+def _sentence(claim: Claim, found: Interval | None) -> str:
+    """Say in one line whether a claim shows."""
+    compared = f"{claim.measure} of {claim.arm} minus {claim.other}"
+    if found is None:
+        return f"- {claim.text}: **not tested**; no seed ended with both {claim.arm} and {claim.other}."
+    said = verdict(found, claim.sign)
+    seeds = f"{found.count} seed{'s' if found.count > 1 else ''}"
+    if found.count < 2:
+        return f"- {claim.text}: **{said}**; {compared} is {found} in {seeds}, which gives no interval."
+    zero = "excludes" if found.excludes_zero else "includes"
+    return f"- {claim.text}: **{said}**; {compared} is {found} ({seeds}), an interval that {zero} zero."
+
+
+def _chance(others: Mapping[str, Mapping[str, Interval | None]]) -> str:
+    """Say how many intervals exclude zero, and how many would where nothing differs."""
+    tested = [found for arm in others.values() for found in arm.values() if found and found.count > 1]
+    outside = sum(found.excludes_zero for found in tested)
+    return (
+        f"{outside} of {len(tested)} intervals exclude zero (in bold); were there no differences at all, about "
+        f"{0.05 * len(tested):.0f} would."
+    )
+
+
+def _table(names: list[str], columns: Mapping[str, Mapping[str, Interval | None]], marked: bool = False) -> str:
+    def cell(found: Interval | None) -> str:
+        if found is None:
+            return ""
+        return f"**{found}**" if marked and found.excludes_zero else str(found)
+
+    return table([(name, *(cell(found[name]) for found in columns.values())) for name in names], ("", *columns))
+
+
+def _draw(sweep: Sweep, means: Mapping[str, Mapping[str, Interval | None]]) -> Figure:
+    """Draw each chart's mean and interval by arm."""
+    charts = {name: label for name, label in sweep.charts.items() if any(found.get(name) for found in means.values())}
+    figure = Figure(figsize=(4.5 * len(charts) + 1.5, 1.5 + 0.4 * len(means)), layout="constrained")
+    places = {arm: -number for number, arm in enumerate(means)}
+    for axes, (name, label) in zip(figure.subplots(1, len(charts), sharey=True, squeeze=False)[0], charts.items(), strict=True):
+        for arm, found in means.items():
+            if value := found[name]:
+                half = 0 if math.isnan(value.half) else value.half
+                axes.errorbar(value.mean, places[arm], xerr=half, fmt="o", capsize=4, color="C0")
+        axes.set(xlabel=label)
+        axes.set_yticks(list(places.values()), list(places))
+        axes.grid(alpha=0.3)
+    return figure
