@@ -1,4 +1,4 @@
-"""The command line of experiments: `duotok experiment NAME` for each sweep, `sampler-steps`, `card` and `report`."""
+"""The command line of experiments: `duotok experiment` and the name of a sweep, sampler-steps, card or report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ app = typer.Typer(help="Test the paper's claims: train the arms of an experiment
 SWEEPS = {
     "noise": "(a) Gaussian replacement on and off, how much, how strong, and noise that is added instead.",
     "encoder_probe": "(b) What linear probes read from the encoder before quantization, and from the codes behind it.",
+    "controlled_decoders": "(c) The same decoder on our codes and on a plain vector quantizer's.",
+    "sizes": "(d) Width of the trunk, place and dimension of the bottleneck.",
     "routing": "(e) How codebooks are used: hard and soft routing, two codebooks and one.",
+    "midi_ctc": "(f) The accompaniment's notes as a task: does it become easier to predict?",
+    "separation": "(g) Training on true stems, a separator's, and leaky ones.",
     "si_snr_term": "The SI-SNR term of stage 4 on and off.",
 }
 _Cache = Annotated[Path | None, typer.Option(help="Folder of the decoded waves; default: beside the manifest.")]
@@ -42,9 +46,9 @@ def _sweep(name: str) -> Callable[..., None]:
         init: Annotated[Path | None, typer.Option(help="Run of stage 1 that the arms start from.")] = None,
         seeds: Annotated[int, typer.Option(min=1, help="How many; intervals need two or more.")] = 3,
         full: Annotated[bool, typer.Option("--full", help="Train at the paper's size instead of a CPU's.")] = False,
-        minutes: Annotated[float, typer.Option(min=0.0, help="Train probes and language models on this much.")] = 8.0,
-        excerpt: Annotated[float, typer.Option(min=1.0, help="Measure so many seconds of every song.")] = 60.0,
-        lm_steps: Annotated[int, typer.Option(min=1, help="Of the small language model's training.")] = 100,
+        minutes: Annotated[float, typer.Option(min=0.0, help="Train probes and language models on this much.")] = 6.0,
+        excerpt: Annotated[float, typer.Option(min=1.0, help="Measure so many seconds of every song.")] = 45.0,
+        lm_steps: Annotated[int, typer.Option(min=1, help="Of the small language model's training.")] = 60,
         tokenizer: Annotated[str, typer.Option(help="For experiments on stage 4: name, folder or hub id.")] = "tiny",
         cache: _Cache = None,
     ) -> None:
@@ -59,10 +63,9 @@ def _sweep(name: str) -> Callable[..., None]:
 
 
 for _name in SWEEPS:
-    app.command(
-        _name.replace("_", "-"),
-        epilog=f"Example: duotok experiment {_name.replace('_', '-')} --data corpus/manifest.jsonl --init runs/tiny/stage1 -o runs",
-    )(_sweep(_name))
+    _shown = _name.replace("_", "-")
+    _example = f"Example: duotok experiment {_shown} --data corpus/manifest.jsonl --init runs/tiny/stage1 -o experiments"
+    app.command(_shown, epilog=_example)(_sweep(_name))
 
 
 def _run(sweep: Sweep, setting: Setting, seeds: int) -> None:
@@ -123,6 +126,21 @@ def card(
 
     write_card(out, about.read_text(encoding="utf-8"), gather(runs, quality, decoding, trained_on))
     _out.print(f"{line(out / 'README.md')}")
+
+
+@app.command(epilog="Example: duotok experiment report experiments --evaluation evaluation")
+def report(
+    experiments: Annotated[Path, typer.Argument(help="Folder with a folder of each experiment.")],
+    evaluation: Annotated[
+        Path, typer.Option(help="Folder of what `duotok evaluate perplexity` and `reconstruction` wrote.")
+    ] = Path("evaluation"),
+) -> None:
+    """Gather all experiments on one page, with the chart of PPL@1024 against Mel L1."""
+    from .experiments.overview import overview
+    from .experiments.report import write_report
+
+    write_report(experiments, overview(experiments, evaluation), _command())
+    _out.print(f"{line(experiments / 'README.md')}")
 
 
 def _command() -> str:

@@ -26,9 +26,9 @@ def noise(setting: Setting) -> Sweep:
     return Sweep(
         "noise",
         "Gaussian replacement: on and off, how much, how strong, and added instead",
-        "Stages 2 and 3 from one stage 1, with different noise in stage 2. The paper reports that replacing about a fifth of the "
-        "bottleneck's frames makes the codes easier to predict (PPL@1024) at some cost in the Mel spectrum. Both controls add "
-        "N(0, 1) to a fifth of the frames: of the bottleneck, or of the normalised Mel spectrogram that goes in.",
+        "Stages 2 and 3 from one stage 1, with different noise in stage 2. The paper reports that replacing about a fifth of "
+        "the bottleneck's frames makes the codes easier to predict (PPL@1024) at some cost in the Mel spectrum. Both controls "
+        "add N(0, 1) to a fifth of the frames: of the bottleneck, or of the normalised Mel spectrogram that goes in.",
         tuple(arms),
         (
             Claim("noise makes the codes easier to predict (bits per token)", "bits_per_token", _ON, "off", -1),

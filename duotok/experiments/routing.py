@@ -25,10 +25,10 @@ def routing(setting: Setting) -> Sweep:
         "Codebooks: hard and soft routing, two and one",
         "Stage 3 from the same stage 2, three ways. The paper routes each stem to its own codebook; the controls weigh both "
         "branches by a learned gate for every frame, or give both stems one codebook. `used` is the share of the codes at a "
-        "track's disposal that its held-out songs use (with soft routing those of both branches), `entropy_share` the entropy of "
-        "their frequencies over the logarithm of that number, `overlap` the share of all used codes that both tracks use, and "
-        "`frame_mel` and `frame_chroma` are stage 3's held-out losses. A soft code is one of twice as many, so that bits per "
-        "token compare with care: `enbpt` divides by the unigram model's.",
+        "track's disposal that its held-out songs use (with soft routing those of both branches), `entropy_share` the entropy "
+        "of their frequencies over the logarithm of that number, `overlap` the share of all used codes that both tracks use, "
+        "and `frame_mel` and `frame_chroma` are stage 3's held-out losses. A soft code is one of twice as many, so that bits "
+        "per token compare with care: `enbpt` divides by the unigram model's.",
         tuple(arms),
         (
             Claim("hard routing predicts better than soft (bits per token / unigram bits)", "enbpt", _HARD, _SOFT, -1),

@@ -12,10 +12,11 @@ from duotok.files import make_folder, write_atomically
 from duotok.training import checkpoint, stages
 from duotok.training.log import read_log
 from duotok.training.loop import train
+from duotok.training.stage import CropConfig
 
 
 def run(config: str, overrides: Sequence[str], folder: Path, init: Path | None = None) -> list[dict]:
-    """Train a stage, or go on with it, as `duotok train` does.
+    """Train a stage, or go on with it, as `duotok train` does; a run that has all its steps is only read.
 
     Args:
         config: name or path of the stage's configuration.
@@ -30,6 +31,13 @@ def run(config: str, overrides: Sequence[str], folder: Path, init: Path | None =
         KeyboardInterrupt: if it was asked to stop; the same call goes on.
     """
     settings = stages.load_config(config, overrides)
+    found = checkpoint.latest(folder)
+    if found is None or found.step < settings.train.steps:
+        _train(settings, folder, init)
+    return [row for row in read_log(folder) if row["kind"] == "evaluation"]
+
+
+def _train(settings: CropConfig, folder: Path, init: Path | None) -> None:
     stage = stages.make_stage(settings, stages.read_songs(settings)).to(PartialState().device)
     stage.prepare()
     if checkpoint.latest(folder) is None:
@@ -38,4 +46,3 @@ def run(config: str, overrides: Sequence[str], folder: Path, init: Path | None =
     write_atomically(folder / "config.yaml", configuration.dump(settings).encode())
     if train(stage, settings.train, folder).stopped:
         raise KeyboardInterrupt
-    return [row for row in read_log(folder) if row["kind"] == "evaluation"]

@@ -21,8 +21,8 @@ def si_snr_term(setting: Setting) -> Sweep:
     return Sweep(
         "si_snr_term",
         "The SI-SNR term, on and off",
-        "Stage 4 with the SI-SNR-improvement term of its loss and without, scored on held-out songs; L_eps and the error of the "
-        "clean latents are better when lower, the improvement when higher.",
+        "Stage 4 with the SI-SNR-improvement term of its loss and without, scored on held-out songs; L_eps and the error of "
+        "the clean latents are better when lower, the improvement when higher.",
         arms,
         (
             Claim("the term raises the SI-SNR improvement of held-out songs", "si_snr_improvement", "on", "off", 1),

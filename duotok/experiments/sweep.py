@@ -25,7 +25,7 @@ from .runs import run
 _LOGGER = logging.getLogger(__name__)
 # What makes the tiny stages end in about a minute on one core; own choice.
 _SHORT = (
-    "train.steps=80", "train.warmup_steps=10", "train.evaluate_every=80", "train.save_every=80", "train.log_every=20",
+    "train.steps=50", "train.warmup_steps=10", "train.evaluate_every=50", "train.save_every=50", "train.log_every=10",
     "train.precision=fp32", "data.crop_s=10", "data.eval_crops=8",
 )  # fmt: skip
 CPU_CHANGES: dict[str, tuple[str, ...]] = {
@@ -59,9 +59,9 @@ class Setting:
     cache: Path | None = None
     full: bool = False
     changes: tuple[str, ...] = ()
-    minutes: float = 8.0
-    excerpt_s: float = 60.0
-    lm_steps: int = 100
+    minutes: float = 6.0
+    excerpt_s: float = 45.0
+    lm_steps: int = 60
     tokenizer: str = "tiny"
 
     @property

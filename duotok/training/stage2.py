@@ -17,7 +17,7 @@ from duotok.kernels import replace_noise
 from duotok.model.heads import STEMS
 from duotok.model.trunk import DOWNSAMPLING
 
-from .data import Crop, stack_lyrics, stack_waves
+from .data import Crop, stack_lyrics, stack_units, stack_waves
 from .losses import Mean, character_errors, ctc, l1, separation
 from .stage import Stage, StageConfig
 from .targets import chroma_target, compressed_magnitude
@@ -26,12 +26,13 @@ from .task import Batch
 
 @dataclass(frozen=True)
 class GuardrailWeights:
-    """Weights (the paper's lambdas) of the guardrail tasks; default, own choice."""
+    """Weights (the paper's lambdas) of the guardrail tasks, and of the accompaniment's notes; default, own choice."""
 
     mel: float = 1.0
     chroma: float = 1.0
     masks: float = 1.0
     lyrics: float = 0.1
+    notes: float = field(default=0.1, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Stage2(Stage):
         ]
 
     def collate(self, crops: Sequence[Crop]) -> Batch:
-        """Give sources (B, 5, S), `STEMS` then accompaniment, has_stems (B,), units (B, L) and unit_lengths (B,)."""
+        """Give sources (B, 5, S), `STEMS` then accompaniment, has_stems (B,), units (B, L), unit_lengths (B,), and notes."""
         stems = [set(STEMS) <= crop.song.waves.keys() for crop in crops]
         silent = torch.zeros(len(STEMS) - 1, crops[0].num_samples)
         parts = [
@@ -108,7 +109,8 @@ class Stage2(Stage):
         pair = [stack_waves(crops, [name] * len(crops))[:, None] for name in ("vocals", "accompaniment")]
         units, lengths = stack_lyrics([crop.lyrics(self.spec.sample_rate) for crop in crops])
         tensors = {"sources": torch.cat((torch.stack(parts), *pair), dim=1), "has_stems": torch.tensor(stems)}
-        return Batch(tuple(crop.song.id for crop in crops), {**tensors, "units": units, "unit_lengths": lengths})
+        tensors |= {"units": units, "unit_lengths": lengths} | note_tensors(self, crops)
+        return Batch(tuple(crop.song.id for crop in crops), tensors)
 
     def input_wave(self, batch: Batch) -> Tensor:
         """Give the mixtures (B, S)."""
@@ -151,7 +153,7 @@ def head_terms(stage: Stage, hidden: Tensor, mel: Tensor, wave: Tensor, batch: B
         hidden: (B, T, D) frames.
         mel: (B, 4T, F) what went in, and is to come out.
         wave: (B, S) that the chromagram is taken from.
-        batch: that holds the lyrics, units (B, L) and unit_lengths (B,).
+        batch: that holds the lyrics, units (B, L) and unit_lengths (B,), and notes where there is a head for them.
     """
     heads, terms = stage.model.heads, {}
     if "mel" in heads:
@@ -165,4 +167,14 @@ def head_terms(stage: Stage, hidden: Tensor, mel: Tensor, wave: Tensor, batch: B
         terms["lyrics"] = ctc(*lyrics)
         if not stage.training:
             terms["character_errors"] = character_errors(*lyrics)
+    if "notes" in heads:
+        terms["notes"] = ctc(heads["notes"](hidden), batch.tensors["notes"], batch.tensors["note_lengths"])
     return terms
+
+
+def note_tensors(stage: Stage, crops: Sequence[Crop], without: int = 0) -> dict[str, Tensor]:
+    """Give notes (B, L) and note_lengths (B,) of crops, after `without` items that have none; nothing if no head wants them."""
+    if "notes" not in stage.model.heads:
+        return {}
+    units, lengths = stack_units([[]] * without + [crop.notes(stage.spec.sample_rate) for crop in crops])
+    return {"notes": units, "note_lengths": lengths}
