@@ -46,16 +46,16 @@ def _sweep(name: str) -> Callable[..., None]:
         init: Annotated[Path | None, typer.Option(help="Run of stage 1 that the arms start from.")] = None,
         seeds: Annotated[int, typer.Option(min=1, help="How many; intervals need two or more.")] = 3,
         full: Annotated[bool, typer.Option("--full", help="Train at the paper's size instead of a CPU's.")] = False,
-        minutes: Annotated[float, typer.Option(min=0.0, help="Train probes and language models on this much.")] = 6.0,
-        excerpt: Annotated[float, typer.Option(min=1.0, help="Measure so many seconds of every song.")] = 45.0,
-        lm_steps: Annotated[int, typer.Option(min=1, help="Of the small language model's training.")] = 60,
+        minutes: Annotated[float, typer.Option(min=0.0, help="Train probes and language models on this much.")] = 4.0,
+        excerpt: Annotated[float, typer.Option(min=1.0, help="Measure so many seconds of every song.")] = 30.0,
+        model_steps: Annotated[int, typer.Option(min=1, help="Of the small language models and decoders that measure.")] = 80,
         tokenizer: Annotated[str, typer.Option(help="For experiments on stage 4: name, folder or hub id.")] = "tiny",
         cache: _Cache = None,
     ) -> None:
         from .experiments.catalogue import SWEEPS
         from .experiments.sweep import Setting
 
-        setting = Setting(data, out, init, cache, full, tuple(overrides or ()), minutes, excerpt, lm_steps, tokenizer)
+        setting = Setting(data, out, init, cache, full, tuple(overrides or ()), minutes, excerpt, model_steps, tokenizer)
         _run(SWEEPS[name](setting), setting, seeds)
 
     command.__doc__ = SWEEPS[name]

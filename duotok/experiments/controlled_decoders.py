@@ -23,7 +23,7 @@ from .sweep import Arm, Claim, Setting, Stage, Sweep, Trained
 
 _OURS, _RIVAL, _FEATURES = "our codes", "plain VQ of the Mel frames", "ours before quantization"
 _BLOCK = TransformerConfig(width=64, num_heads=4, ffn_width=256, dropout=0.0)
-_NUM_BLOCKS, _STEPS, _BATCH, _CROP, _LR = 2, 300, 8, 100, 2e-3  # own choices; a crop is 100 frames, 4 s
+_NUM_BLOCKS, _BATCH, _CROP, _LR = 2, 8, 100, 2e-3  # own choices; a crop is 100 frames, 4 s
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _decoded(
     given = represent(stage, train, held_out, trained.seed)
     found = {}
     for track, name in enumerate(TRACKS):
-        decoder = train_decoder(_pairs(given.train, train, track, given.train), trained.seed)
+        decoder = train_decoder(_pairs(given.train, train, track, given.train), trained.seed, trained.setting.model_steps)
         errors = decoder_errors(decoder, _pairs(given.held_out, held_out, track, given.train))
         mel, chroma = errors.split((len(errors) - NUM_PITCH_CLASSES, NUM_PITCH_CLASSES))
         found[f"{name}_mel_db"] = mel.mean().item() * stage.config.model.mel.std
@@ -123,7 +123,7 @@ def _pairs(vectors: list[Tensor], songs: list[Frames], track: int, like: list[Te
     return [((rows[track] - mean) / scale, target) for rows, target in zip(vectors, wanted, strict=True)]
 
 
-def train_decoder(songs: Sequence[tuple[Tensor, Tensor]], seed: int, steps: int = _STEPS) -> nn.Module:
+def train_decoder(songs: Sequence[tuple[Tensor, Tensor]], seed: int, steps: int) -> nn.Module:
     """Train a small decoder from vectors (B, T, d) to targets (B, 4T, C) by L1.
 
     Args:

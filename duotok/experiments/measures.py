@@ -78,7 +78,7 @@ def tokenizer_quality(trained: Trained) -> dict[str, float]:
         tokenizer = stages.export(trained.runs[-1], Path(folder) / "tokenizer")
     songs = excerpts(setting, tokenizer.sample_rate)
     coded = code_songs(tokenizer, [*songs.train, *songs.held_out])
-    count, config = len(songs.train), QualityConfig(BitsConfig(steps=setting.lm_steps, seed=trained.seed))
+    count, config = len(songs.train), QualityConfig(BitsConfig(steps=setting.model_steps, seed=trained.seed))
     found = measure(tokenizer, coded[:count], coded[count:], config)
     mean = {name: sum(found[f"{track}_{name}"] for track in TRACKS) / len(TRACKS) for name in ("unigram_bits", "mel_l1")}
     bits = sum(found[f"{track}_language_model_bits"] for track in TRACKS) / len(TRACKS)
@@ -123,7 +123,7 @@ def bits_of(
 ) -> dict[str, float]:
     """Measure how well codes (2, T) of songs are predicted, given the code vectors (K, d) of each track."""
     found: list[TrackBits] = measure_bits(
-        train, held_out, vectors, BitsConfig(steps=trained.setting.lm_steps, seed=trained.seed)
+        train, held_out, vectors, BitsConfig(steps=trained.setting.model_steps, seed=trained.seed)
     )
     bits, unigram = (sum(getattr(track, name) for track in found) / len(found) for name in ("language_model", "unigram"))
     by_track = {f"{name}_bits": track.language_model for name, track in zip(TRACKS, found, strict=True)}

@@ -25,12 +25,12 @@ from .runs import run
 _LOGGER = logging.getLogger(__name__)
 # What makes the tiny stages end in about a minute on one core; own choice.
 _SHORT = (
-    "train.steps=50", "train.warmup_steps=10", "train.evaluate_every=50", "train.save_every=50", "train.log_every=10",
-    "train.precision=fp32", "data.crop_s=10", "data.eval_crops=8",
+    "train.steps=80", "train.warmup_steps=10", "train.evaluate_every=80", "train.save_every=80", "train.log_every=20",
+    "train.precision=fp32", "data.crop_s=5", "data.eval_crops=16",
 )  # fmt: skip
 CPU_CHANGES: dict[str, tuple[str, ...]] = {
     "stage1": (*_SHORT, "data.batch_size=4", "fit_batches=2"),
-    "stage2": (*_SHORT, "data.batch_size=4", "fit_batches=4", "model.heads.masks=false"),
+    "stage2": (*_SHORT, "data.batch_size=2", "fit_batches=4", "model.heads.masks=false"),
     "stage3": (*_SHORT, "data.batch_size=2", "fit_batches=4", "model.bottleneck.quantizer.codebook_size=1024"),
     "stage4": (*_SHORT, "data.batch_size=2"),
 }
@@ -49,7 +49,7 @@ class Setting:
         changes: `key=value` of every stage, or `stage2.key=value` of one.
         minutes: of training songs that probes and language models learn from.
         excerpt_s: seconds of every song that are measured, from its start.
-        lm_steps: of the small language model's training.
+        model_steps: of the training of what measures, a small language model or decoder.
         tokenizer: with an autoencoder, for experiments on stage 4.
     """
 
@@ -59,9 +59,9 @@ class Setting:
     cache: Path | None = None
     full: bool = False
     changes: tuple[str, ...] = ()
-    minutes: float = 6.0
-    excerpt_s: float = 45.0
-    lm_steps: int = 60
+    minutes: float = 4.0
+    excerpt_s: float = 30.0
+    model_steps: int = 80
     tokenizer: str = "tiny"
 
     @property
@@ -194,7 +194,7 @@ def _measured(sweep: Sweep, arm: Arm, setting: Setting, seed: int) -> dict[str, 
     folder = setting.out / sweep.name / re.sub(r"[^\w.-]+", "_", arm.name) / f"seed-{seed}"
     file = folder / "measures.json"
     chain = _chain(arm, setting, seed)
-    key = _digest([*chain, setting.minutes, setting.excerpt_s, setting.lm_steps, setting.tokenizer, str(setting.manifest)])
+    key = _digest([*chain, setting.minutes, setting.excerpt_s, setting.model_steps, setting.tokenizer, str(setting.manifest)])
     if file.exists() and (found := json.loads(file.read_text()))["settings"] == key:
         return found["measures"]
     runs = _train(arm, chain, setting)

@@ -62,7 +62,7 @@ def test_what_is_measured_is_kept_until_the_settings_change(fresh):
         return {"score": 1.0}
 
     toy = sweep(Arm("a", (), count))
-    for setting in (fresh, fresh, replace(fresh, lm_steps=3)):
+    for setting in (fresh, fresh, replace(fresh, model_steps=3)):
         run_sweep(toy, setting, (0, 1))
     assert calls == [0, 1, 0, 1]
 

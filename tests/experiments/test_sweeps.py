@@ -29,7 +29,7 @@ class HalfOfAll:
 
 def command(name: str, setting: Setting) -> None:
     options = {"data": setting.manifest, "out": setting.out, "init": setting.init, "seeds": 1, "minutes": setting.minutes,
-               "excerpt": setting.excerpt_s, "lm-steps": setting.lm_steps}  # fmt: skip
+               "excerpt": setting.excerpt_s, "model-steps": setting.model_steps}  # fmt: skip
     given = [text for option, value in options.items() for text in (f"--{option}", str(value))]
     outcome = CliRunner().invoke(app, ["experiment", name.replace("_", "-"), *setting.changes, *given])
     assert outcome.exit_code == 0, outcome.output
