@@ -77,7 +77,7 @@ def _run(sweep: Sweep, setting: Setting, seeds: int) -> None:
     with _RunBar(len(sweep.arms) * seeds) as bar:
         outcomes = run_sweep(sweep, setting, range(seeds), bar.show)
     folder = setting.out / sweep.name
-    write_report(folder, describe(sweep, outcomes), _command())
+    write_report(folder, describe(sweep, setting, outcomes), _command())
     failed = [one for runs in outcomes.values() for one in runs.values() if one.failed]
     _out.print(f"{line(folder / 'README.md')}: {len(sweep.arms) * seeds} runs, {len(failed)} of them failed")
     if failed:

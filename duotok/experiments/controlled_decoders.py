@@ -14,10 +14,9 @@ from duotok.model.bottleneck import TRACKS
 from duotok.model.heads import FrameHead
 from duotok.model.transformer import Stack, TransformerConfig
 from duotok.model.trunk import DOWNSAMPLING
-from duotok.training.stage3 import Stage3
 
 from . import plain_vq
-from .measures import Frames, bits_of, excerpts, load_stage, read_frames
+from .measures import Frames, Seen, bits_of, see
 from .routing import code_vectors
 from .sweep import Arm, Claim, Setting, Stage, Sweep, Trained
 
@@ -66,28 +65,28 @@ def controlled_decoders(setting: Setting) -> Sweep:
     )  # fmt: skip
 
 
-def _ours(stage: Stage3, train: list[Frames], held_out: list[Frames], seed: int) -> Representation:
-    codes = [[frames.codes for frames in part] for part in (train, held_out)]
-    return _looked_up(*codes, code_vectors(stage))
+def _ours(seen: Seen, seed: int) -> Representation:
+    codes = [[frames.codes for frames in part] for part in (seen.train, seen.held_out)]
+    return _looked_up(*codes, code_vectors(seen.stage))
 
 
-def _rival(stage: Stage3, train: list[Frames], held_out: list[Frames], seed: int) -> Representation:
+def _rival(seen: Seen, seed: int) -> Representation:
     """Fit a plain quantizer of the same size and width to each track."""
-    config = stage.config.model.bottleneck.quantizer
+    config = seen.stage.config.model.bottleneck.quantizer
     fitted = [
-        plain_vq.fit(torch.cat([frames.truth[track].mel for frames in train]), config.codebook_size, config.dim, seed)
+        plain_vq.fit(torch.cat([frames.truth[track].mel for frames in seen.train]), config.codebook_size, config.dim, seed)
         for track in range(len(TRACKS))
     ]
 
     def encode(frames: Frames) -> Tensor:
         return torch.stack([vq.encode(truth.mel) for vq, truth in zip(fitted, frames.truth, strict=True)])
 
-    codes = [[encode(frames) for frames in part] for part in (train, held_out)]
+    codes = [[encode(frames) for frames in part] for part in (seen.train, seen.held_out)]
     return _looked_up(*codes, [vq.vectors for vq in fitted])
 
 
-def _features(stage: Stage3, train: list[Frames], held_out: list[Frames], seed: int) -> Representation:
-    return Representation(*([frames.narrow for frames in part] for part in (train, held_out)))
+def _features(seen: Seen, seed: int) -> Representation:
+    return Representation(*([frames.narrow for frames in part] for part in (seen.train, seen.held_out)))
 
 
 def _looked_up(train: list[Tensor], held_out: list[Tensor], vectors: list[Tensor]) -> Representation:
@@ -97,20 +96,16 @@ def _looked_up(train: list[Tensor], held_out: list[Tensor], vectors: list[Tensor
     return Representation([*map(look_up, train)], [*map(look_up, held_out)], (train, held_out, vectors))
 
 
-def _decoded(
-    trained: Trained, represent: Callable[[Stage3, list[Frames], list[Frames], int], Representation]
-) -> dict[str, float]:
+def _decoded(trained: Trained, represent: Callable[[Seen, int], Representation]) -> dict[str, float]:
     """Train a decoder for each track on what `represent` gives, and score it on the held-out songs."""
-    stage = load_stage(trained.runs[-1], trained.setting)
-    songs = excerpts(trained.setting, stage.spec.sample_rate)
-    train, held_out = ([read_frames(stage, song) for song in part] for part in (songs.train, songs.held_out))
-    given = represent(stage, train, held_out, trained.seed)
+    seen = see(trained.runs[-1], trained.setting)
+    given = represent(seen, trained.seed)
     found = {}
     for track, name in enumerate(TRACKS):
-        decoder = train_decoder(_pairs(given.train, train, track, given.train), trained.seed, trained.setting.model_steps)
-        errors = decoder_errors(decoder, _pairs(given.held_out, held_out, track, given.train))
+        decoder = train_decoder(_pairs(given.train, seen.train, track, given.train), trained.seed, trained.setting.model_steps)
+        errors = decoder_errors(decoder, _pairs(given.held_out, seen.held_out, track, given.train))
         mel, chroma = errors.split((len(errors) - NUM_PITCH_CLASSES, NUM_PITCH_CLASSES))
-        found[f"{name}_mel_db"] = mel.mean().item() * stage.config.model.mel.std
+        found[f"{name}_mel_db"] = mel.mean().item() * seen.stage.config.model.mel.std
         found[f"{name}_chroma_l1"] = chroma.mean().item()
     return found if given.codes is None else found | bits_of(*given.codes, trained)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from duotok.evaluation.probe import auroc, probe, r_squared
 from duotok.model.bottleneck import TRACKS
 
-from .measures import Frames, excerpts, load_stage, read_frames
+from .measures import Frames, see
 from .routing import code_vectors
 from .sweep import Arm, Claim, Setting, Stage, Sweep, Trained
 
@@ -56,16 +56,14 @@ def _probed(trained: Trained, of: Callable[[Frames, int, list[Tensor] | None], T
     run = trained.runs[-1] if trained.runs else trained.setting.init
     if run is None:
         raise ValueError("encoder_probe: expected a run of stage 1 to start from; got none; name it with --init")
-    stage = load_stage(run, trained.setting)
-    songs = excerpts(trained.setting, stage.spec.sample_rate)
-    train, held_out = ([read_frames(stage, song) for song in part] for part in (songs.train, songs.held_out))
-    vectors = None if train[0].codes is None else code_vectors(stage)
+    seen = see(run, trained.setting)
+    vectors = None if seen.train[0].codes is None else code_vectors(seen.stage)
 
     def pairs(part: list[Frames], track: int, target: Callable[[Frames], Tensor]) -> list[tuple[Tensor, Tensor]]:
         return [(of(frames, track, vectors), target(frames)) for frames in part]
 
     def scored(track: int, target: Callable[[Frames], Tensor]) -> tuple[Tensor, Tensor]:
-        return probe(pairs(train, track, target), pairs(held_out, track, target), _RADIUS)
+        return probe(pairs(seen.train, track, target), pairs(seen.held_out, track, target), _RADIUS)
 
     found = {}
     for track, name in enumerate(TRACKS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ class Excerpts:
 
 @dataclass(frozen=True)
 class Frames:
-    """An excerpt as a stage sees it; C is what its bottleneck has: nothing in stage 1.
+    """An excerpt as a stage sees it.
 
     Attributes:
         hidden: (2, T, D) features of the front half, of vocals and accompaniment.
@@ -90,6 +89,22 @@ def predictability(bits: float, unigram_bits: float, codebook_size: int) -> dict
     return {"bits_per_token": bits, "enbpt": bits / unigram_bits, "ppl_1024": 2**bits / (codebook_size / 1024)}
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A trained stage, and the excerpts of training and held-out songs as it sees them."""
+
+    stage: Stage
+    train: list[Frames]
+    held_out: list[Frames]
+
+
+def see(run: Path, setting: Setting) -> Seen:
+    """Read a trained stage 1, 2 or 3 from its run, and run it over a setting's excerpts."""
+    stage = load_stage(run, setting)
+    songs = excerpts(setting, stage.spec.sample_rate)
+    return Seen(stage, *([read_frames(stage, song) for song in part] for part in (songs.train, songs.held_out)))
+
+
 def load_stage(run: Path, setting: Setting) -> Stage:
     """Read a trained stage 1, 2 or 3 from its run, ready to be measured."""
     config = stages.load_config(run / "config.yaml")
@@ -128,8 +143,3 @@ def bits_of(
     bits, unigram = (sum(getattr(track, name) for track in found) / len(found) for name in ("language_model", "unigram"))
     by_track = {f"{name}_bits": track.language_model for name, track in zip(TRACKS, found, strict=True)}
     return by_track | {"unigram_bits": unigram} | predictability(bits, unigram, len(vectors[0]))
-
-
-def entropy_share(bits: float, codebook_size: int) -> float:
-    """Give entropy in bits as a share of what a codebook could carry."""
-    return bits / math.log2(codebook_size)

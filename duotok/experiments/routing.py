@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from duotok.model.bottleneck import TRACKS
 from duotok.model.code_usage import summarize, tally
-from duotok.training.log import read_log
 from duotok.training.stage3 import Stage3
 
-from .measures import Frames, bits_of, entropy_share, excerpts, load_stage, read_frames
+from .measures import Frames, bits_of, see
+from .runs import last_scores
 from .sweep import Arm, Claim, Setting, Stage, Sweep, Trained
 
 _HARD, _SOFT, _SHARED = "dual, hard routing", "dual, soft routing", "one shared codebook"
@@ -44,22 +46,20 @@ def routing(setting: Setting) -> Sweep:
 
 def codebook_use(trained: Trained) -> dict[str, float]:
     """Measure use, overlap and predictability of the codes of stage 3, however routed."""
-    stage = load_stage(trained.runs[-1], trained.setting)
-    songs = excerpts(trained.setting, stage.spec.sample_rate)
-    train, held_out = ([read_frames(stage, song) for song in part] for part in (songs.train, songs.held_out))
-    vectors = code_vectors(stage)
+    seen = see(trained.runs[-1], trained.setting)
+    vectors = code_vectors(seen.stage)
     found, used = {}, []
     for track, name in enumerate(TRACKS):
-        codes, size = torch.cat([frames.codes[track] for frames in held_out]), len(vectors[track])
+        codes, size = torch.cat([frames.codes[track] for frames in seen.held_out]), len(vectors[track])
         usage = summarize(tally(codes, size))
-        used.append(_identities(stage, codes, track))
+        used.append(_identities(seen.stage, codes, track))
         found[f"{name}_used"] = 1 - usage["dead_codes"] / size
-        found[f"{name}_entropy_share"] = entropy_share(usage["entropy_bits"], size)
+        found[f"{name}_entropy_share"] = usage["entropy_bits"] / math.log2(size)
     both = {name: sum(found[f"{track}_{name}"] for track in TRACKS) / len(TRACKS) for name in ("used", "entropy_share")}
     both["overlap"] = len(used[0] & used[1]) / len(used[0] | used[1])
-    scores = [row for row in read_log(trained.runs[-1]) if row["kind"] == "evaluation"][-1]["scores"]
+    scores = last_scores(trained.runs[-1])
     both |= {f"frame_{name}": scores[name] for name in ("mel", "chroma")}
-    return found | both | bits_of(_codes(train), _codes(held_out), vectors, trained)
+    return found | both | bits_of(*map(_codes, (seen.train, seen.held_out)), vectors, trained)
 
 
 def code_vectors(stage: Stage3) -> list[Tensor]:

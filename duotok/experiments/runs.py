@@ -15,17 +15,14 @@ from duotok.training.loop import train
 from duotok.training.stage import CropConfig
 
 
-def run(config: str, overrides: Sequence[str], folder: Path, init: Path | None = None) -> list[dict]:
-    """Train a stage, or go on with it, as `duotok train` does; a run that has all its steps is only read.
+def run(config: str, overrides: Sequence[str], folder: Path, init: Path | None = None) -> None:
+    """Train a stage, or go on with it, as `duotok train` does; nothing is done where all steps are.
 
     Args:
         config: name or path of the stage's configuration.
         overrides: `key=value` changes.
         folder: of the run.
         init: run of the stage before.
-
-    Returns:
-        the rows of the log that are evaluations, the last one of the trained stage.
 
     Raises:
         KeyboardInterrupt: if it was asked to stop; the same call goes on.
@@ -34,7 +31,11 @@ def run(config: str, overrides: Sequence[str], folder: Path, init: Path | None =
     found = checkpoint.latest(folder)
     if found is None or found.step < settings.train.steps:
         _train(settings, folder, init)
-    return [row for row in read_log(folder) if row["kind"] == "evaluation"]
+
+
+def last_scores(folder: Path) -> dict[str, float]:
+    """Read the last held-out scores of a run."""
+    return [row["scores"] for row in read_log(folder) if row["kind"] == "evaluation"][-1]
 
 
 def _train(settings: CropConfig, folder: Path, init: Path | None) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from duotok.training.log import read_log
-
+from .runs import last_scores
 from .sweep import Arm, Claim, Setting, Stage, Sweep, Trained
 
 _SCORES = {"epsilon": "L_eps", "si_snr_improvement": "SI-SNR improvement, dB", "latent_error": "error of the clean latents"}
@@ -35,5 +34,5 @@ def si_snr_term(setting: Setting) -> Sweep:
 
 def _scores(trained: Trained) -> Mapping[str, float]:
     """Read the last held-out scores."""
-    scores = [row for row in read_log(trained.runs[-1]) if row["kind"] == "evaluation"][-1]["scores"]
+    scores = last_scores(trained.runs[-1])
     return {name: scores[name] for name in _SCORES}

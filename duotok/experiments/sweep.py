@@ -49,7 +49,7 @@ class Setting:
         changes: `key=value` of every stage, or `stage2.key=value` of one.
         minutes: of training songs that probes and language models learn from.
         excerpt_s: seconds of every song that are measured, from its start.
-        model_steps: of the training of what measures, a small language model or decoder.
+        model_steps: of training a small language model or decoder that measures.
         tokenizer: with an autoencoder, for experiments on stage 4.
     """
 
@@ -70,15 +70,14 @@ class Setting:
         return self.cache or self.manifest.parent / "waves"
 
     def changes_of(self, stage: str) -> list[str]:
-        """List the changes of a stage: those of this machine's size, then the given ones."""
+        """List all changes of a stage: where the songs are, this machine's size, then the given ones."""
         places = [f"data.manifest={self.manifest}", f"data.cache={self.waves}"]
-        own = [
-            change.removeprefix(f"{stage}.") for change in self.changes if not _OTHER.match(change.removeprefix(f"{stage}."))
-        ]
-        return [*places, *(() if self.full else CPU_CHANGES[stage]), *own]
+        own = (change.removeprefix(f"{stage}.") for change in self.changes)
+        return [*places, *self.size_of(stage), *(change for change in own if not change.startswith("stage"))]
 
-
-_OTHER = re.compile(r"stage\d\.")
+    def size_of(self, stage: str) -> Sequence[str]:
+        """List the changes that fit a stage to this machine."""
+        return () if self.full else CPU_CHANGES[stage]
 
 
 @dataclass(frozen=True)

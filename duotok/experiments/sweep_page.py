@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 
 from .intervals import Interval, interval, verdict
 from .report import Report, table
-from .sweep import Claim, Outcome, Sweep
+from .sweep import Claim, Outcome, Setting, Sweep
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]
 
 
-def describe(sweep: Sweep, outcomes: Outcomes) -> Report:
+def describe(sweep: Sweep, setting: Setting, outcomes: Outcomes) -> Report:
     """Lay out what `run_sweep` found.
 
     Raises:
@@ -31,6 +31,7 @@ def describe(sweep: Sweep, outcomes: Outcomes) -> Report:
     claims = [(claim, difference(outcomes, claim.measure, claim.arm, claim.other)) for claim in sweep.claims]
     results = {
         "experiment": sweep.name,
+        "size": _size(sweep, setting),
         "runs": {
             arm: {str(seed): {"failed": one.failed} if one.failed else dict(one.measures) for seed, one in runs.items()}
             for arm, runs in outcomes.items()
@@ -42,13 +43,28 @@ def describe(sweep: Sweep, outcomes: Outcomes) -> Report:
             for claim, found in claims
         ],
     }
-    parts = [sweep.about, "## What was found", "\n".join(_sentence(claim, found) for claim, found in claims)]
+    parts = [
+        sweep.about,
+        f"{results['size']}.",
+        "## What was found",
+        "\n".join(_sentence(claim, found) for claim, found in claims),
+    ]
     if failed:
         parts += ["## Runs that failed", "\n".join(f"- {line}" for line in failed)]
     parts += ["## Means and 95 % intervals", _table(measures, means)]
     if others:
         parts += [f"## Differences from {base}, paired by seed", _chance(others), _table(measures, others, marked=True)]
     return Report(sweep.title, "\n\n".join(parts), results, ("means", _draw(sweep, means)))
+
+
+def _size(sweep: Sweep, setting: Setting) -> str:
+    """Say how small everything is."""
+    stages = {stage.name: None for arm in sweep.arms for stage in arm.stages}
+    sizes = "; ".join(f"{name}: {', '.join(setting.size_of(name)) or 'as configured'}" for name in stages)
+    return (
+        f"{sizes}. Measured on the first {setting.excerpt_s:g} s of every held-out song; what learns to measure learns from "
+        f"{setting.minutes:g} minutes of training songs, {setting.model_steps} steps where it takes steps"
+    )
 
 
 def difference(outcomes: Outcomes, measure: str, arm: str, other: str) -> Interval | None:

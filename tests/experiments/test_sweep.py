@@ -39,7 +39,7 @@ def test_a_failing_and_a_diverging_run_are_reported_and_the_others_go_on(fresh):
     assert found["broken"][0].failed == "RuntimeError: no such luck"
     assert "expected finite measures; got score nan" in found["nan"][1].failed
     assert found["diverging"][0].failed.startswith("DivergedError: step 2: expected finite losses")
-    report = describe(sweep(*arms, claims=claims), found)
+    report = describe(sweep(*arms, claims=claims), fresh, found)
     assert [claim["verdict"] for claim in report.results["claims"]] == ["shown", "the opposite is shown", "not tested"]
     assert report.results["differences"]["better"]["score"] == {"mean": 1.0, "half": 0.0, "count": 2}
     assert "## Runs that failed" in report.text and "broken, seed 1: RuntimeError: no such luck" in report.text
@@ -49,9 +49,9 @@ def test_a_failing_and_a_diverging_run_are_reported_and_the_others_go_on(fresh):
     assert (fresh.out / "toy" / "means.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_sweep_of_which_nothing_is_left_is_an_error():
+def test_a_sweep_of_which_nothing_is_left_is_an_error(setting):
     with pytest.raises(ValueError, match="toy: expected runs that end; got 1 that failed, first a, seed 0: Error"):
-        describe(sweep(Arm("a", (), dict)), {"a": {0: Outcome(failed="Error")}})
+        describe(sweep(Arm("a", (), dict)), setting, {"a": {0: Outcome(failed="Error")}})
 
 
 def test_what_is_measured_is_kept_until_the_settings_change(fresh):
