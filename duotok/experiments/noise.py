@@ -17,7 +17,10 @@ _ARMS: dict[str, tuple[str, ...]] = {
     "added at the bottleneck": ("noise=add",),
     "added at the input": ("noise=add_to_input",),
 }
-CHARTS = {"bits_per_token": "bits per token", "enbpt": "bits per token / unigram bits", "mel_l1": "Mel L1 from codes"}
+CHARTS = {
+    "ppl_1024": "PPL@1024", "bits_per_token": "bits per token", "enbpt": "bits per token / unigram bits",
+    "mel_l1": "Mel L1 from codes",
+}  # fmt: skip
 
 
 def noise(setting: Setting) -> Sweep:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from .intervals import Interval, interval, verdict
-from .report import Report, table
+from .report import RESULTS, Report, table
 from .sweep import Claim, Outcome, Setting, Sweep
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]
@@ -51,9 +51,10 @@ def describe(sweep: Sweep, setting: Setting, outcomes: Outcomes) -> Report:
     ]
     if failed:
         parts += ["## Runs that failed", "\n".join(f"- {line}" for line in failed)]
-    parts += ["## Means and 95 % intervals", _table(measures, means)]
+    shown = [name for name in dict.fromkeys([*sweep.charts, *(claim.measure for claim in sweep.claims)]) if name in measures]
+    parts += [f"## Means and 95 % intervals\n\nAll {len(measures)} measures are in {RESULTS}.", _table(shown, means)]
     if others:
-        parts += [f"## Differences from {base}, paired by seed", _chance(others), _table(measures, others, marked=True)]
+        parts += [f"## Differences from {base}, paired by seed", _chance(others), _table(shown, others, marked=True)]
     return Report(sweep.title, "\n\n".join(parts), results, ("means", _draw(sweep, means)))
 
 
@@ -112,8 +113,8 @@ def _chance(others: Mapping[str, Mapping[str, Interval | None]]) -> str:
     tested = [found for arm in others.values() for found in arm.values() if found and found.count > 1]
     outside = sum(found.excludes_zero for found in tested)
     return (
-        f"{outside} of {len(tested)} intervals exclude zero (in bold); were there no differences at all, about "
-        f"{0.05 * len(tested):.0f} would."
+        f"Of all measures, {outside} of {len(tested)} intervals exclude zero (in bold below); were there no differences at all, "
+        f"about {0.05 * len(tested):.0f} would."
     )
 
 
