@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from . import cli_corpus, cli_decode, cli_evaluate, cli_export, cli_runs, cli_sample, cli_tokenize, cli_train
+from . import cli_corpus, cli_decode, cli_evaluate, cli_experiment, cli_export, cli_runs, cli_sample, cli_tokenize, cli_train
 from .console import err, line, out
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(cli_tokenize.app, name="tokenize")
 app.command(epilog="Example: duotok verify run")(cli_runs.verify)
 app.add_typer(cli_corpus.app, name="corpus")
 app.add_typer(cli_evaluate.app, name="evaluate")
+app.add_typer(cli_experiment.app, name="experiment")
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """The songs to train on: a JSONL manifest into songs whose stems are decoded once and kept as memory-mapped waves.
 
 A line is a JSON object: id, vocal_path, accompaniment_path, and optionally text (the lyrics), words (start and end in
-seconds, text), stems (paths of drums, bass and other) and split ("train" or "held_out"). Paths are relative to the
-manifest; other fields are ignored. A song that cannot be used is named with its reason, and training goes on without it.
+seconds, text), stems (paths of drums, bass and other), notes_path (a JSON object whose "accompaniment" lists every note's onset
+and length in seconds and MIDI pitch) and split ("train" or "held_out"). Paths are relative to the manifest; other fields are
+ignored. A song that cannot be used is named with its reason, and training goes on without it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,15 @@ class ManifestRow:
     words: list[Word] | None = None
     stems: StemPaths | None = None
     split: Literal["train", "held_out"] | None = None
+    notes_path: str | None = None
+
+
+@dataclass(frozen=True)
+class PlayedNote:
+    """A note of the accompaniment: when it starts, in seconds, and its MIDI pitch of 0 to 127."""
+
+    onset: float
+    midi: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class Song:
         text: lyrics, or None.
         words: the lyrics with times; empty if there are none.
         held_out: whether it serves for evaluation only.
+        notes: of the accompaniment, by onset and pitch; empty if there are none.
     """
 
     id: str
@@ -75,6 +86,7 @@ class Song:
     text: str | None
     words: tuple[Word, ...]
     held_out: bool
+    notes: tuple[PlayedNote, ...] = ()
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Read samples of a wave, (stop - start,) int16, of stereo (stop - start, 2); silence beyond its end."""
@@ -171,7 +183,18 @@ def _prepare(row: ManifestRow, folder: Path, cache: Path, sample_rate: int, min_
         return f"{row.id}: too_short: expected at least {min_s:g} s; got {shortest / sample_rate:.2f} s; leave it out"
     words = tuple(word for word in row.words or () if word.text.strip())
     text = row.text.strip() if row.text else ""
-    return Song(row.id, waves, shortest, text or None, words, False)
+    try:
+        notes = _read_notes(folder / row.notes_path) if row.notes_path else ()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return (
+            f"{row.id}: notes: expected lists of onset, length and pitch; got {type(error).__name__}: {error}; correct the file"
+        )
+    return Song(row.id, waves, shortest, text or None, words, False, notes)
+
+
+def _read_notes(path: Path) -> tuple[PlayedNote, ...]:
+    rows = json.loads(path.read_text(encoding="utf-8"))["accompaniment"]
+    return tuple(PlayedNote(onset, midi) for onset, midi in sorted((float(onset), int(midi)) for onset, _, midi in rows))
 
 
 def cached_wave(path: Path, cache: Path, sample_rate: int, channels: int = 1) -> Path:
@@ -217,5 +240,5 @@ def _split(songs: Iterable[Song], splits: dict[str, str | None], problems: tuple
     """Part training from held-out songs."""
     by_id = sorted(songs, key=lambda song: song.id)
     held = part_songs({song.id: splits[song.id] for song in by_id}, manifest)
-    marked = [Song(s.id, s.waves, s.num_samples, s.text, s.words, s.id in held) for s in by_id]
+    marked = [replace(song, held_out=song.id in held) for song in by_id]
     return Songs(tuple(song for song in marked if not song.held_out), tuple(song for song in marked if song.held_out), problems)

@@ -1,1 +1,1 @@
-"""Experiments, one a file, run as `python -m duotok.experiments.NAME`; each writes results.json, a picture and a page."""
+"""Experiments: sweeps of training runs, and other comparisons; each writes results.json, a picture and a page."""

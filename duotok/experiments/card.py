@@ -1,17 +1,12 @@
 """The card of a trained tokenizer: what was written about it, what training cost, and every score that was measured.
 
-python -m duotok.experiments.card --about about.md --runs runs/tiny --quality quality.json --decoding decoding.json \
-    --trained-on "one GPU" -o tiny
-
-Writes results.json and, from it and the text, README.md into the tokenizer's folder.
+`duotok experiment card` writes results.json and, from it and the text, README.md into the tokenizer's folder.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from duotok.config import read
@@ -19,7 +14,7 @@ from duotok.files import write_atomically
 from duotok.model.bottleneck import TRACKS
 from duotok.training.log import read_log
 
-from .report import table
+from .report import RESULTS, table
 
 RUNS = ("stage1", "stage2", "stage3", "vae", "stage4")
 # Rows of the table of quality: a measure of each track, what it says, and whether more of it is better.
@@ -129,20 +124,7 @@ def _decoding(results: Mapping) -> str:
     )
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Gather and write."""
-    parser = argparse.ArgumentParser(prog="python -m duotok.experiments.card", description=__doc__.splitlines()[0])
-    parser.add_argument("--about", type=Path, required=True, help="what the card says first, Markdown")
-    parser.add_argument("--runs", type=Path, required=True, help=f"folder of the runs {', '.join(RUNS)}")
-    parser.add_argument("--quality", type=Path, required=True)
-    parser.add_argument("--decoding", type=Path, required=True)
-    parser.add_argument("--trained-on", default="CPU", help="what to call the machine")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    given = parser.parse_args(arguments)
-    results = gather(given.runs, given.quality, given.decoding, given.trained_on)
-    write_atomically(given.out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-    write_atomically(given.out / "README.md", f"{page(given.about.read_text(encoding='utf-8'), results)}\n".encode())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def write_card(folder: Path, about: str, results: Mapping) -> None:
+    """Write what `gather` found and the card made of it."""
+    write_atomically(folder / RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+    write_atomically(folder / "README.md", f"{page(about, results)}\n".encode())

@@ -1,17 +1,17 @@
-"""What every experiment leaves in its folder: results.json, curves.png and README.md."""
+"""What every experiment leaves in its folder: results.json, a picture and README.md."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from duotok.files import make_folder, write_atomically
+from duotok.files import make_folder, whole_file, write_atomically
 
+RESULTS = "results.json"
 # Of a panel, the curves by name: points (x, y).
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -21,42 +21,42 @@ class Report:
     """An experiment's outcome.
 
     Attributes:
-        name: of its file here.
         title, text: of the page.
         results: plain values.
-        panels: curves by the name of their y axis.
-        x_label, log_x: of the x axis, which all panels share.
+        picture: its name without the ending, and what it shows.
     """
 
-    name: str
     title: str
     text: str
     results: dict
-    panels: Mapping[str, Curves]
-    x_label: str
-    log_x: bool = False
+    picture: tuple[str, Figure]
 
 
-def write_report(folder: Path, report: Report, arguments: Sequence[str]) -> None:
-    """Write a report's files; `arguments` are those of the command that made it."""
-    command = f"python -m duotok.experiments.{report.name} {shlex.join(arguments)}"
-    panels = report.panels
+def write_report(folder: Path, report: Report, command: str) -> None:
+    """Write a report's files; `command` is what made it."""
+    name, figure = report.picture
     make_folder(folder)
-    write_atomically(folder / "results.json", (json.dumps({"command": command, **report.results}, indent=1) + "\n").encode())
+    results = json.dumps({"title": report.title, "command": command, **report.results}, indent=1)
+    write_atomically(folder / RESULTS, f"{results}\n".encode())
+    with whole_file(folder / f"{name}.png", "a picture") as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    page = f"# {report.title}\n\n{report.text}\n\n![{report.title}]({name}.png)\n\n```bash\n{command}\n```\n"
+    write_atomically(folder / "README.md", page.encode())
+
+
+def draw_curves(panels: Mapping[str, Curves], x_label: str) -> Figure:
+    """Draw curves over a logarithmic x axis, which all panels share, with ticks where the points are."""
     figure = Figure(figsize=(6 * len(panels), 4), layout="constrained")
     for axes, (label, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, points in curves.items():
             axes.plot(*zip(*points, strict=True), label=name, marker=".")
-        axes.set(xlabel=report.x_label, ylabel=label, xscale="log" if report.log_x else "linear")
-        if report.log_x:
-            places = sorted({x for points in curves.values() for x, _ in points})
-            axes.set_xticks(places, [f"{x:g}" for x in places])
-            axes.minorticks_off()
+        places = sorted({x for points in curves.values() for x, _ in points})
+        axes.set(xlabel=x_label, ylabel=label, xscale="log")
+        axes.set_xticks(places, [f"{x:g}" for x in places])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(folder / "curves.png", dpi=120)
-    page = f"# {report.title}\n\n{report.text}\n\n![{report.title}](curves.png)\n\n```bash\n{command}\n```\n"
-    write_atomically(folder / "README.md", page.encode())
+    return figure
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:

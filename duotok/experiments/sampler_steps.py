@@ -1,12 +1,7 @@
-"""Quality and time of decoded songs by the number of steps of each sampler.
-
-python -m duotok.experiments.sampler_steps corpus/manifest.jsonl --tokenizer tiny -o sampler_steps
-"""
+"""Quality and time of decoded songs by the number of steps of each sampler."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from duotok.dataset.songs import load_songs
+from duotok.dataset.songs import Song, load_songs
 from duotok.decoder import Sampling
 from duotok.evaluation.decoding import distances, pieces
 from duotok.model.bottleneck import TRACKS
-from duotok.tokenizer import DuoTok, load
+from duotok.tokenizer import DuoTok
 
-from .report import Report, table, write_report
+from .report import Report, draw_curves, table
 
 SAMPLERS = ("ddim", "dpm")
 
@@ -67,30 +62,13 @@ def measure(
     return rows
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Measure and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m duotok.experiments.sampler_steps", description=__doc__.splitlines()[0])
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("--tokenizer", default="tiny")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, nargs="+", default=[2, 5, 10, 20, 50, 100])
-    parser.add_argument("--reference-steps", type=int, default=200)
-    parser.add_argument("--guidance", type=float, default=1.5)
-    parser.add_argument("--songs", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    given = parser.parse_args(arguments)
-    tokenizer = load(given.tokenizer, device=given.device)
-    rate, channels = tokenizer.decoder.sample_rate, tokenizer.decoder.autoencoder.channels
-    songs = load_songs(given.manifest, given.cache, rate, 6.0, None, channels).held_out[: given.songs]
-    rows = measure(tokenizer, songs, given.steps, given.reference_steps, given.seconds, given.guidance)
-    report = describe(rows, given.reference_steps, len(songs), given.device)
-    report.results.update(tokenizer=tokenizer.fingerprint, decoder=tokenizer.decoder.fingerprint)
-    write_report(given.out, report, arguments)
+def held_out(tokenizer: DuoTok, manifest: Path, cache: Path, count: int) -> Sequence[Song]:
+    """Read at most `count` held-out songs at the rate of a tokenizer's decoder."""
+    decoder = tokenizer.decoder
+    return load_songs(manifest, cache, decoder.sample_rate, 6.0, None, decoder.autoencoder.channels).held_out[:count]
 
 
-def describe(rows: Sequence[dict], reference_steps: int, num_songs: int, device: str) -> Report:
+def describe(tokenizer: DuoTok, rows: Sequence[dict], reference_steps: int, num_songs: int, device: str) -> Report:
     """Lay out what `measure` found."""
     labels = {
         "Mel distance to the true vocals": "vocals",
@@ -107,8 +85,5 @@ def describe(rows: Sequence[dict], reference_steps: int, num_songs: int, device:
         f"real_time is computing time of both tracks over the song's, on {device}.\n\n"
         f"{table([[row[name] for name in header] for row in rows], header)}"
     )
-    return Report("sampler_steps", "Samplers by number of steps", text, {"rows": list(rows)}, panels, "steps", log_x=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    results = {"rows": list(rows), "tokenizer": tokenizer.fingerprint, "decoder": tokenizer.decoder.fingerprint}
+    return Report("Samplers by number of steps", text, results, ("curves", draw_curves(panels, "steps")))

@@ -114,11 +114,16 @@ class Projections(nn.Module):
 
 
 class GaussianReplacement(Projections):
-    """Stage 2: while training, whole frames of the narrow sequence give way to noise."""
+    """Stage 2: while training, whole frames of the narrow sequence give way to noise.
+
+    Attributes:
+        config: share of the frames, and strength of the noise.
+        additive: the noise is added to those frames instead, an experiment's control.
+    """
 
     def __init__(self, width: int, config: BottleneckConfig) -> None:
         super().__init__(width, config.quantizer.dim)
-        self.config = config
+        self.config, self.additive = config, False
 
     def forward(self, hidden: Tensor, tracks: Tensor | None = None, seed: Tensor | None = None) -> BottleneckOutput:
         """Map hidden (B, T, D) through the noisy bottleneck; `seed` (2,) int64 is needed while training."""
@@ -126,7 +131,7 @@ class GaussianReplacement(Projections):
         if self.training:
             if seed is None:
                 raise ValueError("GaussianReplacement: expected a seed (2,) int64 while training; got None; pass one")
-            z = replace_noise(z, self.config.replace_p, self.config.replace_sigma, seed)
+            z = replace_noise(z, self.config.replace_p, self.config.replace_sigma, seed, additive=self.additive)
         return BottleneckOutput(self.proj_out(z))
 
 

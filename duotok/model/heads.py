@@ -1,11 +1,11 @@
-"""The four guardrail heads behind the last block (figure F3): chroma, Mel, source-separation masks, lyrics.
+"""The guardrail heads behind the last block (figure F3): chroma, Mel, source-separation masks, lyrics; and notes.
 
 Each maps hidden (B, T, D) at 25 Hz to its own target; the losses belong to training.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
@@ -16,6 +16,7 @@ from duotok.kernels.chroma import NUM_PITCH_CLASSES
 from .trunk import DOWNSAMPLING
 
 STEMS = ("drums", "bass", "other", "vocals")
+NUM_PITCHES = 128  # of MIDI
 # Default, not from the paper: BS-RoFormer's bands (Lu et al., arXiv 2309.02612), bins per band of a 2,048-point STFT.
 BANDS = (*[2] * 24, *[4] * 12, *[12] * 8, *[24] * 8, *[48] * 8, 128, 129)
 
@@ -30,6 +31,7 @@ class HeadsConfig:
         band_dim, band_expansion: width of a band's vector and of its MLP; default, not from the paper: BS-RoFormer's mask
             estimator of depth 2 and expansion 4, here fed by one linear map from a single vector.
         vocab_size: text units without the CTC blank, which is 0; default, own choice: the 256 bytes.
+        notes: whether there is a head for the accompaniment's notes; not in the paper, which names MIDI-CTC as future work.
     """
 
     mel: bool = True
@@ -40,6 +42,7 @@ class HeadsConfig:
     band_dim: int = 64
     band_expansion: int = 4
     vocab_size: int = 256
+    notes: bool = field(default=False, kw_only=True)
 
 
 class Upsample(nn.Module):
@@ -116,4 +119,6 @@ def make_heads(config: HeadsConfig, width: int, n_mels: int) -> nn.ModuleDict:
         heads["masks"] = MaskHead(width, config)
     if config.lyrics:
         heads["lyrics"] = nn.Linear(width, config.vocab_size + 1)  # logits (B, T, V + 1), blank first
+    if config.notes:
+        heads["notes"] = nn.Linear(width, NUM_PITCHES + 1)  # logits (B, T, 129), blank first
     return nn.ModuleDict(heads)

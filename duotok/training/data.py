@@ -65,6 +65,11 @@ class Crop:
         covers = self.start == 0 and self.num_samples >= self.song.num_samples
         return self.song.text or "" if covers else ""
 
+    def notes(self, sample_rate: int) -> list[int]:
+        """Give the units of the accompaniment's notes that start inside, their pitches plus 1, by onset and pitch."""
+        start, end = self.start / sample_rate, (self.start + self.num_samples) / sample_rate
+        return [note.midi + 1 for note in self.song.notes if start <= note.onset < end]
+
 
 class CropSampler:
     """Draws random crops of the training songs, a song as often as it is long, and fixed crops of the held-out ones."""
@@ -101,7 +106,11 @@ def stack_waves(crops: Sequence[Crop], names: Sequence[str]) -> Tensor:
 
 def stack_lyrics(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Turn lyrics into units (B, L) int64, at least one wide, padded with blanks, and their lengths (B,) int64."""
-    units = [encode(text) for text in texts]
+    return stack_units([encode(text) for text in texts])
+
+
+def stack_units(units: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Stack units of CTC as (B, L) int64, at least one wide, padded with blanks, and their lengths (B,) int64."""
     lengths = torch.tensor([len(row) for row in units], dtype=torch.int64)
     padded = torch.zeros(len(units), max(1, *map(len, units)), dtype=torch.int64)
     for row, unit in zip(padded, units, strict=True):

@@ -7,16 +7,17 @@ Mel spectrogram, the chromagram, four separation masks and the lyrics.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from duotok.kernels import replace_noise
 from duotok.model.heads import STEMS
 from duotok.model.trunk import DOWNSAMPLING
 
-from .data import Crop, stack_lyrics, stack_waves
+from .data import Crop, stack_lyrics, stack_units, stack_waves
 from .losses import Mean, character_errors, ctc, l1, separation
 from .stage import Stage, StageConfig
 from .targets import chroma_target, compressed_magnitude
@@ -25,12 +26,13 @@ from .task import Batch
 
 @dataclass(frozen=True)
 class GuardrailWeights:
-    """Weights (the paper's lambdas) of the guardrail tasks; default, own choice."""
+    """Weights (the paper's lambdas) of the guardrail tasks, and of the accompaniment's notes; default, own choice."""
 
     mel: float = 1.0
     chroma: float = 1.0
     masks: float = 1.0
     lyrics: float = 0.1
+    notes: float = field(default=0.1, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Stage2Config(StageConfig):
         fit_batches: training batches whose features give the projections their start, see `Projections.fit`; 0 leaves them
             random. Own choice.
         masks_s: seconds in the middle of each crop on which masks are estimated, to save time; None is all of it.
+        noise: what the bottleneck's `replace_p` and `replace_sigma` draw. "replace" is the paper's; "add" to the same frames of
+            the narrow sequence, or "add_to_input", to as many Mel frames instead, are an experiment's controls.
     """
 
     stage: Literal[2] = 2
@@ -51,6 +55,7 @@ class Stage2Config(StageConfig):
     trunk_lr_scale: float = 0.1
     fit_batches: int = 8
     masks_s: float | None = None
+    noise: Literal["replace", "add", "add_to_input"] = "replace"
 
     def __post_init__(self) -> None:
         if self.model.heads.masks and self.model.mel.spec.n_fft != 2048:
@@ -67,7 +72,11 @@ class Stage2(Stage):
     adds = ("model.trunk.bottleneck.", "model.heads.")
 
     def build(self) -> None:
-        """Add nothing: the heads are the model's."""
+        """Place the noise; the heads are the model's."""
+        slot = self.model.trunk.bottleneck
+        slot.additive = self.config.noise == "add"
+        if self.config.noise == "add_to_input":
+            slot.config = replace(slot.config, replace_p=0.0)
 
     def weights(self) -> Mapping[str, float]:
         """Give the paper's lambdas."""
@@ -90,7 +99,7 @@ class Stage2(Stage):
         ]
 
     def collate(self, crops: Sequence[Crop]) -> Batch:
-        """Give sources (B, 5, S), `STEMS` then accompaniment, has_stems (B,), units (B, L) and unit_lengths (B,)."""
+        """Give sources (B, 5, S), `STEMS` then accompaniment, has_stems (B,), units (B, L), unit_lengths (B,), and notes."""
         stems = [set(STEMS) <= crop.song.waves.keys() for crop in crops]
         silent = torch.zeros(len(STEMS) - 1, crops[0].num_samples)
         parts = [
@@ -100,7 +109,8 @@ class Stage2(Stage):
         pair = [stack_waves(crops, [name] * len(crops))[:, None] for name in ("vocals", "accompaniment")]
         units, lengths = stack_lyrics([crop.lyrics(self.spec.sample_rate) for crop in crops])
         tensors = {"sources": torch.cat((torch.stack(parts), *pair), dim=1), "has_stems": torch.tensor(stems)}
-        return Batch(tuple(crop.song.id for crop in crops), {**tensors, "units": units, "unit_lengths": lengths})
+        tensors |= {"units": units, "unit_lengths": lengths} | note_tensors(self, crops)
+        return Batch(tuple(crop.song.id for crop in crops), tensors)
 
     def input_wave(self, batch: Batch) -> Tensor:
         """Give the mixtures (B, S)."""
@@ -111,11 +121,18 @@ class Stage2(Stage):
         sources = batch.tensors["sources"]
         mixture = self.input_wave(batch)
         mel = self.mel(mixture)
-        hidden = self.model.trunk(mel, seed=seed).hidden
+        hidden = self.model.trunk(self._heard(mel, seed), seed=seed).hidden
         terms = head_terms(self, hidden, mel, mixture, batch)
         if "masks" in self.model.heads:
             terms["masks"] = self._separation(hidden, sources, batch.tensors["has_stems"])
         return terms
+
+    def _heard(self, mel: Tensor, seed: Tensor) -> Tensor:
+        """Give the frames (B, 4T, F) that the trunk gets: noisy ones in the control that adds noise to the input."""
+        if not self.training or self.config.noise != "add_to_input":
+            return mel
+        config = self.config.model.bottleneck
+        return replace_noise(mel, config.replace_p, config.replace_sigma, seed, additive=True)
 
     def _separation(self, hidden: Tensor, sources: Tensor, has_stems: Tensor) -> Mean:
         frame_rate, num_frames = self.config.model.frame_rate, hidden.shape[1]
@@ -136,7 +153,7 @@ def head_terms(stage: Stage, hidden: Tensor, mel: Tensor, wave: Tensor, batch: B
         hidden: (B, T, D) frames.
         mel: (B, 4T, F) what went in, and is to come out.
         wave: (B, S) that the chromagram is taken from.
-        batch: that holds the lyrics, units (B, L) and unit_lengths (B,).
+        batch: that holds the lyrics, units (B, L) and unit_lengths (B,), and notes where there is a head for them.
     """
     heads, terms = stage.model.heads, {}
     if "mel" in heads:
@@ -150,4 +167,14 @@ def head_terms(stage: Stage, hidden: Tensor, mel: Tensor, wave: Tensor, batch: B
         terms["lyrics"] = ctc(*lyrics)
         if not stage.training:
             terms["character_errors"] = character_errors(*lyrics)
+    if "notes" in heads:
+        terms["notes"] = ctc(heads["notes"](hidden), batch.tensors["notes"], batch.tensors["note_lengths"])
     return terms
+
+
+def note_tensors(stage: Stage, crops: Sequence[Crop], without: int = 0) -> dict[str, Tensor]:
+    """Give notes (B, L) and note_lengths (B,) of crops, after `without` items that have none; nothing if no head wants them."""
+    if "notes" not in stage.model.heads:
+        return {}
+    units, lengths = stack_units([[]] * without + [crop.notes(stage.spec.sample_rate) for crop in crops])
+    return {"notes": units, "note_lengths": lengths}

@@ -21,7 +21,7 @@ from duotok.windows import WindowPolicy
 from .data import Crop, stack_lyrics, stack_waves
 from .losses import Mean
 from .stage import Stage, StageConfig
-from .stage2 import head_terms
+from .stage2 import head_terms, note_tensors
 from .task import Batch
 
 _SLOT = "trunk.bottleneck."
@@ -36,6 +36,7 @@ class Stage3Weights:
     lyrics: float = 0.1
     commitment: float = 1.0
     codebook: float = 1.0
+    notes: float = field(default=0.1, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,14 @@ class Stage3(Stage):
         ]
 
     def collate(self, crops: Sequence[Crop]) -> Batch:
-        """Give stems wave (2B, S), all vocals first, tracks (2B,), units (2B, L) and unit_lengths (2B,), 0 without vocals."""
+        """Give stems wave (2B, S), all vocals first, tracks (2B,), units (2B, L), unit_lengths (2B,), and notes."""
         waves = [stack_waves(crops, [name] * len(crops)) for name in TRACKS]
         texts = [crop.lyrics(self.spec.sample_rate) for crop in crops] + [""] * len(crops)
         units, lengths = stack_lyrics(texts)
         tracks = torch.arange(len(TRACKS)).repeat_interleave(len(crops))
         names = tuple(f"{crop.song.id} {name}" for name in TRACKS for crop in crops)
-        return Batch(names, {"wave": torch.cat(waves), "tracks": tracks, "units": units, "unit_lengths": lengths})
+        tensors = {"wave": torch.cat(waves), "tracks": tracks, "units": units, "unit_lengths": lengths}
+        return Batch(names, tensors | note_tensors(self, crops, without=len(crops)))
 
     def input_wave(self, batch: Batch) -> Tensor:
         """Give the stems (2B, S)."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 import duotok
+from duotok.cli import app
 from duotok.experiments import card
 
 TINY = Path(duotok.__file__).parent / "checkpoints" / "tiny"
@@ -38,7 +41,9 @@ def test_runs_are_gathered_with_their_cost_and_scores(tmp_path):
     vae = results["runs"]["vae"]["evaluations"][-1]
     log = tmp_path / "vae" / "log.jsonl"
     log.write_text(log.read_text() + json.dumps({"kind": "evaluation", "step": 14, "scores": vae}) + "\n")
-    card.main([*about, "--runs", str(tmp_path), *places, "-o", str(tmp_path)])
+    arguments = ["experiment", "card", *about, "--runs", str(tmp_path), *places, "-o", str(tmp_path)]
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 0, outcome.output
     found = json.loads((tmp_path / "results.json").read_text())["runs"]["stage1"]
     assert found == {
         "steps": 14, "seconds": 6.0, "crop_s": 15.0, "batch_size": 24,
