@@ -111,6 +111,36 @@ def sampler_steps(
     _out.print(f"{line(out / 'README.md')}: {len(rows)} samplers and numbers of steps")
 
 
+@app.command(
+    "language-model", epilog="Example: duotok experiment language-model tokens --lm lm --lm accompanist -o language_model"
+)
+def language_model(
+    tokens: Annotated[Path, typer.Argument(help="Run that the models were trained on; its held-out songs are scored.")],
+    lm: Annotated[list[Path], typer.Option(help="Folder of a language model; one of each protocol.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.")],
+    contexts: Annotated[list[int], typer.Option(min=1, help="Frames of the past.")] = [64, 128, 256, 512, 1024],  # noqa: B006
+    block: Annotated[int, typer.Option(min=1, help="Frames that are scored behind each past.")] = 32,
+    stride: Annotated[int, typer.Option(min=1, help="Frames from one such block to the next.")] = 128,
+    shift: Annotated[int, typer.Option(min=1, help="Frames by which the other track is shifted.")] = 125,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Language models: bits per token with the other track corrupted, and by the length of the past."""
+    from .corpus.setup import refuse_absent_device
+    from .dataset.tokens import load_tokens
+    from .experiments import language_model as experiment
+    from .experiments.report import write_report
+    from .files import whole_file
+    from .language import load_language_model
+
+    refuse_absent_device(device)
+    lms = [load_language_model(folder, device) for folder in lm]
+    found = experiment.measure(lms, load_tokens(tokens), sorted(contexts), block, stride, shift)
+    write_report(out, experiment.describe(found), _command())
+    with whole_file(out / "corruption.png", "a picture") as temporary:
+        experiment.draw_corruption(found).savefig(temporary, dpi=120, format="png")
+    _out.print(f"{line(out / 'README.md')}: {len(lms)} language models")
+
+
 @app.command(epilog="Example: duotok experiment card --about about.md --runs runs/tiny --quality quality.json "
              "--decoding decoding.json -o tiny")  # fmt: skip
 def card(

@@ -1,7 +1,5 @@
 """What language models of both tracks make of the other track, and of the past.
 
-python -m duotok.experiments.language_model tokens --lm lm-unconditional lm-accompaniment -o language_model
-
 Two diagnostics of the paper (its second version), with definitions of our own, on the held-out songs of a run of tokens:
 
     corruption    bits per token of a track when the model reads another song's, a shifted, or random codes in the other track
@@ -10,24 +8,20 @@ Two diagnostics of the paper (its second version), with definitions of our own, 
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from duotok.dataset.tokens import TokenSongs, load_tokens
+from duotok.dataset.tokens import TokenSongs
 from duotok.evaluation.bits import unigram
-from duotok.files import whole_file
-from duotok.language import LanguageModel, load_language_model
+from duotok.language import LanguageModel
 from duotok.model.bottleneck import TRACKS
 from duotok.model.protocols import code_losses, predicted_tracks
 
-from .report import Report, table, write_report
+from .report import Report, draw_curves, table
 
 CORRUPTIONS = ("other song", "time shift", "random codes")
 _AT_A_TIME = 4  # windows in a batch
@@ -182,7 +176,7 @@ def describe(found: dict) -> Report:
     }
     saved = f"bits per token saved over {found['contexts'][0]} frames"
     title = "Language models: the other track, and the past"
-    return Report("language_model", title, text, found, {saved: curves}, "frames of context", log_x=True)
+    return Report(title, text, found, ("curves", draw_curves({saved: curves}, "frames of context")))
 
 
 def _training(found: dict) -> str:
@@ -244,26 +238,3 @@ def draw_corruption(found: dict) -> Figure:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Measure and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m duotok.experiments.language_model", description=__doc__.splitlines()[0])
-    parser.add_argument("tokens", type=Path, help="run that the models were trained on; its held-out songs are scored")
-    parser.add_argument("--lm", type=Path, nargs="+", required=True, help="folders of language models, one of each protocol")
-    parser.add_argument("--contexts", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
-    parser.add_argument("--block", type=int, default=32)
-    parser.add_argument("--stride", type=int, default=128)
-    parser.add_argument("--shift", type=int, default=125)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    given = parser.parse_args(arguments)
-    lms = [load_language_model(folder, given.device) for folder in given.lm]
-    found = measure(lms, load_tokens(given.tokens), sorted(given.contexts), given.block, given.stride, given.shift)
-    write_report(given.out, describe(found), arguments)
-    with whole_file(given.out / "corruption.png", "a picture") as temporary:
-        draw_corruption(found).savefig(temporary, dpi=120, format="png")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

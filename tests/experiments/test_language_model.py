@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 from make_lm import SIZE, codes_of, paired_songs, small_model, write_tokens
+from typer.testing import CliRunner
 
+from duotok.cli import app
 from duotok.dataset.tokens import load_tokens
-from duotok.experiments import language_model
 from duotok.experiments.language_model import CORRUPTIONS, corrupted, measure_contexts, measure_corruption
 from duotok.language import LanguageModel, LanguageModelFile, load_language_model
 from duotok.model.protocols import code_losses
@@ -71,10 +72,14 @@ def test_contexts_score_the_same_codes(protocol):
         measure_contexts(lm, songs, [32], block=4, stride=4)
 
 
+def diagnose(run, lm, out, *options: str) -> None:
+    arguments = ["experiment", "language-model", run, "--lm", lm, "-o", out, *options]
+    CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+
+
 def test_the_page_says_what_was_found(trained, tmp_path):
     folder, run, is_dependent = trained
-    arguments = [str(run), "--lm", str(folder), "--contexts", "8", "16", "--block", "4", "--shift", "7", "-o", str(tmp_path)]
-    language_model.main(arguments)
+    diagnose(run, folder, tmp_path, "--contexts", "8", "--contexts", "16", "--block", "4", "--shift", "7")
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["models"].keys() == {"accompaniment"} and results["unigram_bits"]["vocals"] == pytest.approx(4, abs=0.1)
     assert len(results["models"]["accompaniment"]["context"]["accompaniment"]) == 2
@@ -88,7 +93,7 @@ def test_models_of_other_tokens_are_refused(trained, tmp_path):
     folder, _, _ = trained
     other = write_tokens(tmp_path / "run", paired_songs(True, count=3), fingerprint="e" * 64, held_out=2)
     with pytest.raises(ValueError, match=r"expected a language model of the tokens' tokenizer, e{16}; got one of f{16}"):
-        language_model.main([str(other), "--lm", str(folder), "-o", str(tmp_path / "out")])
+        diagnose(other, folder, tmp_path / "out")
     one = write_tokens(tmp_path / "one", paired_songs(True, count=3))
     with pytest.raises(ValueError, match=r"expected two held-out songs, one to corrupt the other; got 1"):
-        language_model.main([str(one), "--lm", str(folder), "-o", str(tmp_path / "out")])
+        diagnose(one, folder, tmp_path / "out")
