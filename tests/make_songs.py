@@ -58,9 +58,9 @@ def write_manifest(folder: Path, rows: list[dict]) -> Path:
     return path
 
 
-def four_songs(folder: Path) -> Path:
-    """Write four songs of 6 s, the last one held out, two of them with stems, and their manifest."""
-    rows = [write_song(folder, f"song{i}", "ab cda bcdab", seed=i, stems=i % 2 == 0) for i in range(4)]
+def four_songs(folder: Path, letters: str = "ab cda bcdab") -> Path:
+    """Write four songs, by default of 6 s, the last one held out, two of them with stems, and their manifest."""
+    rows = [write_song(folder, f"song{i}", letters, seed=i, stems=i % 2 == 0) for i in range(4)]
     return write_manifest(folder, [row | {"split": "held_out" if i == 3 else "train"} for i, row in enumerate(rows)])
 
 

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "corpus build": "tests/dataset/test_build.py",
     "--launcher ray": "tests/corpus/test_launchers.py",
     "docs/listen.html": "made once; tests/listen",
+    "duotok experiment": "tests/experiments",
 }
 OTHER_PROGRAMS = ("pip", "python", "python3", "pytest", "torchrun", "accelerate", "git", "apt")
 _TRAIN = [change for change in SMALL if "steps" not in change]
@@ -44,6 +45,11 @@ SMALLER = {
     "sample": ["--seconds", "1", "--steps", "1"],
     "evaluate quality": ["--minutes", "1", "--steps", "1", "--no-against-untrained"],
     "evaluate decoding": ["--steps", "1", "--seconds", "1", "--songs", "1"],
+    "evaluate perplexity": ["--minutes", "1", "--steps", "1"],
+    "evaluate bits": ["--minutes", "1"],
+    "evaluate codebook": ["--minutes", "1"],
+    "evaluate invariance": ["--seconds", "1", "--songs", "1", "--dtypes", "bfloat16"],
+    "evaluate reconstruction": ["--seconds", "1", "--songs", "1", "--steps", "1"],
     "decode": ["--steps", "1", "--track", "mix"],
     "listen": ["--steps", "1", "--start", "1", "--seconds", "2"],
     "tokenize plan": ["--songs-per-unit", "1"],
@@ -69,7 +75,7 @@ def home(tmp_path, monkeypatch):
             write(tmp_path / "songs" / f"song{i}_{part}.wav", wave, 24_000)
     for part in ("vocals", "accompaniment"):
         shutil.copy(tmp_path / "songs" / f"song0_{part}.wav", tmp_path / f"song_{part}.wav")
-    four_songs(tmp_path / "corpus")
+    four_songs(tmp_path / "corpus", "ab cda bcdab" * 2)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
