@@ -115,12 +115,14 @@ def _decoding(results: Mapping) -> str:
         for name, label in _DECODING
         if name in rivals
     ]
-    vae = results["runs"]["vae"]["evaluations"][-1]
+    run = results["runs"]["vae"]
+    vae = run["evaluations"][-1]
     return (
         f"## Sound, on held-out songs\n\nMulti-scale Mel distance to the true stem, {found['seconds']:g} s of each song, "
         f"{found['sampling']['steps']} steps; lower is better.\n\n{table([*rows, *margins], ('', *TRACKS))}\n\n"
-        f"The autoencoder alone, over held-out vocals, accompaniments and mixtures: {vae['mel_distance']:.3g}; white noise of "
-        f"the same level {vae['mel_distance_of_noise']:.3g}, the mean spectrum {vae['mel_distance_of_mean_spectrum']:.3g}."
+        f"While it learned, the autoencoder was scored on crops of {run['crop_s']:g} s of vocals, accompaniments and mixtures: "
+        f"{vae['mel_distance']:.3g}; white noise as loud {vae['mel_distance_of_noise']:.3g}, the crop's own mean spectrum "
+        f"{vae['mel_distance_of_mean_spectrum']:.3g}."
     )
 
 
