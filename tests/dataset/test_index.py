@@ -230,6 +230,15 @@ def test_the_split_depends_on_the_id_alone():
     assert split_of("x", "train") == "train" and split_of("x", "dev") == "held_out" and split_of("x", "?") == split_of("x")
 
 
+def test_a_folder_of_few_songs_holds_one_of_them_out(songs):
+    for name in ("a", "b", "d"):  # of which none would be
+        assert split_of(name) == "train"
+        write(songs / f"{name}_vocals.wav")
+        write(songs / f"{name}_accomp.wav")
+    rows, _ = run(songs, songs.parent / "m.jsonl")
+    assert sorted(row["split"] for row in rows.values()) == ["held_out", "train", "train"]
+
+
 def test_manifests_are_the_same_bytes_whatever_the_order(tmp_path):
     rows = [{"id": "b", "text": "夜"}, {"id": "a"}]
     write_manifest(tmp_path / "1.jsonl", rows)
