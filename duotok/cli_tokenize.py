@@ -65,7 +65,8 @@ _PerUnit = Annotated[int, typer.Option(min=1, help="Songs in one file of tokens.
 _Publish = Annotated[str | None, typer.Option(help="Copy each finished file to this address (s3://..., or a folder) too.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Processes; the result does not depend on it.")]
 _Decoders = Annotated[
-    int, typer.Option(min=0, help="Threads of a worker that decode and resample; 0: its encoder's own, so that it keeps one core.")
+    int,
+    typer.Option(min=0, help="Threads of a worker that decode and resample; 0: the encoder's own, for one core a worker."),
 ]
 _Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a worker's encoder on a CPU; default: a fair share.")]
 _QueueS = Annotated[float, typer.Option(min=0, help="Seconds of decoded audio that may wait for a worker's encoder.")]
