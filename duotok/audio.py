@@ -169,7 +169,7 @@ def _soundfile_reader(file: _ForwardFile, path: Path) -> AudioReader:
 def _soundfile_blocks(file: _ForwardFile, path: Path) -> Iterator[np.ndarray]:
     try:
         while len(block := file.read(file.samplerate * _BLOCK_S, dtype="float32", always_2d=True)):
-            yield block.T
+            yield np.ascontiguousarray(block.T)  # what looks at one channel after the other is ten times faster
     except soundfile.LibsndfileError as error:
         found = f"expected {file.format}; got damaged data ({error.error_string})"
         raise AudioError("decode", "damaged", f"{path}: {found}; replace the file") from error

@@ -6,6 +6,7 @@ songs, 130 stopped.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import metadata
@@ -41,6 +42,8 @@ def main() -> None:
             raise
         err.print(f"error: {line(error)}")
         sys.exit(1 if isinstance(error, OSError) else 2)
+    finally:
+        gc.freeze()  # to look for garbage among torch's modules would take the end of a process most of a second
 
 
 @app.command(epilog='Example: duotok tokenize "$(duotok example)" -o run')

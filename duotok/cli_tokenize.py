@@ -64,7 +64,10 @@ _Cache = Annotated[Path | None, typer.Option(help="Keep separated stems in this 
 _PerUnit = Annotated[int, typer.Option(min=1, help="Songs in one file of tokens.")]
 _Publish = Annotated[str | None, typer.Option(help="Copy each finished file to this address (s3://..., or a folder) too.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Processes; the result does not depend on it.")]
-_Decoders = Annotated[int, typer.Option(min=1, help="Threads of a worker that decode and resample.")]
+_Decoders = Annotated[
+    int,
+    typer.Option(min=0, help="Threads of a worker that decode and resample; 0: the encoder's own, for one core a worker."),
+]
 _Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a worker's encoder on a CPU; default: a fair share.")]
 _QueueS = Annotated[float, typer.Option(min=0, help="Seconds of decoded audio that may wait for a worker's encoder.")]
 _Expiry = Annotated[float, typer.Option(min=5, help="Seconds without a sign of life after which a unit is taken over.")]

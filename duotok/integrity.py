@@ -28,9 +28,9 @@ class AudioError(ValueError):
     """A song that cannot be trusted.
 
     Attributes:
-        stage: where it showed: "open", "decode", "silence", "separate" or "validate".
+        stage: where it showed: "plan", "open", "decode", "silence", "separate" or "validate".
         reason: a short name: "missing", "empty_file", "not_audio", "unsupported", "damaged", "truncated", "nan", "silent",
-            "constant", "too_short", "length_mismatch", "rate_mismatch", "no_stems".
+            "constant", "too_short", "length_mismatch", "rate_mismatch", "no_stems", "duplicate_id".
     """
 
     def __init__(self, stage: str, reason: str, message: str) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .available import constant
 from .spectrum import Framing, centred
 
 ABI_VERSION = 2
@@ -51,7 +52,7 @@ class Chroma(NamedTuple):
     normalize: bool = False
 
 
-@torch.compiler.assume_constant_result
+@constant
 def why_not(device: str = "cpu") -> str | None:
     """Say why the compiled library for "cpu" or "cuda" cannot be used; None if it can."""
     library = _load(device)
@@ -163,7 +164,8 @@ def empty(wave: Tensor, frames: int, num_bands: int, bands_first: bool) -> Tenso
 def operator(name: str, *kinds: type[Framing]) -> Callable[[Callable], Callable]:
     """Make an operator of torch's, on every device, of a function of (wave, lengths, bands_first, *specs).
 
-    It is opaque to torch.compile, which cannot trace a ctypes call; so specs travel as their fields.
+    It is opaque to torch.compile, which cannot trace a ctypes call; so specs travel as their fields. Otherwise the function is
+    called itself: an operator's first call imports the compiler, a second and a half of every process.
 
     Args:
         name: of the operator, behind "duotok::".
@@ -190,6 +192,8 @@ def operator(name: str, *kinds: type[Framing]) -> Callable[[Callable], Callable]
         made.register_fake(fake)
 
         def call(wave: Tensor, lengths: Tensor | None, bands_first: bool, *specs: Framing) -> Any:
+            if not torch.compiler.is_compiling():
+                return function(wave, lengths, bands_first, *specs)
             values = [getattr(spec, field) for spec, own in zip(specs, names, strict=True) for field in own]
             return made(wave, lengths, bands_first, *values)
 

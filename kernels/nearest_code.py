@@ -179,11 +179,13 @@ def _triton_op(z: Tensor, codes: Tensor, form: Sequence[Tensor], fast: bool) -> 
     return search(z, codes, list(form), fast)
 
 
-@torch.library.custom_op("duotok::nearest_code_numba", mutates_args=(), device_types="cpu")
-def _numba_op(z: Tensor, codes: Tensor, form: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _search_numba(z: Tensor, codes: Tensor, form: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     from .nearest_code_cpu import search
 
     return search(z, codes, list(form))
+
+
+_numba_op = torch.library.custom_op("duotok::nearest_code_numba", _search_numba, mutates_args=(), device_types="cpu")
 
 
 @_triton_op.register_fake
@@ -225,4 +227,6 @@ def _triton(z: Tensor, codebook: Tensor | PreparedCodebook, fast: bool = False) 
 def _numba(z: Tensor, codebook: Tensor | PreparedCodebook, fast: bool = False) -> Tensor:
     _check(z, codebook)
     form = codebook.numba_form if isinstance(codebook, PreparedCodebook) else []
-    return _numba_op(z.detach(), _codes(codebook), form)[0]
+    # An operator's first call imports the compiler, a second and a half of every process.
+    search = _numba_op if torch.compiler.is_compiling() else _search_numba
+    return search(z.detach(), _codes(codebook), form)[0]

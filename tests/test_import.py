@@ -27,3 +27,9 @@ def test_public_names_load_when_used():
 def test_unknown_name_says_what_there_is():
     out = run("import duotok\ntry: duotok.lod\nexcept AttributeError as e: print(e)")
     assert "has no attribute 'lod'; it has Codes, DuoTok, load" in out
+
+
+def test_encoding_imports_no_compiler():
+    """It would take each process a second and a half."""
+    code = "import sys, numpy as np, duotok.corpus.launch; wave = np.random.default_rng(0).normal(size=24_000) / 9; "
+    assert run(code + "duotok.load().encode(wave, wave, 24_000); print('torch._dynamo' in sys.modules)").strip() == "False"

@@ -12,6 +12,7 @@ import torch
 
 from duotok.tokenizer import DuoTok
 
+from .heap import keep_freed_memory
 from .lease import Claims
 from .pipeline import Pipeline
 from .plan import read_plan
@@ -27,7 +28,7 @@ class Options:
 
     Attributes:
         threads: of torch on a CPU; None leaves them as they are.
-        num_decoders: threads that decode and resample.
+        num_decoders: threads that decode and resample; 0 lets the encoder's thread do it.
         queue_s: seconds of audio, of one track, that may wait for the encoder.
         beat_s: between signs of life of a claim.
         expiry_s: without a sign of life after which a claim is void; far above `beat_s`, and above the time that a network
@@ -51,6 +52,7 @@ class Job:
             PlanError: if the tools are not those that it was planned with.
             ValueError: if they cannot be loaded.
         """
+        keep_freed_memory()
         if options.threads:
             torch.set_num_threads(options.threads)
         self.run, self.setup, self.options = run, setup, options

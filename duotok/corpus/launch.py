@@ -144,7 +144,8 @@ def run_local(
         OSError, ValueError: what a worker ended with.
     """
     number = min(num_workers, len(units))
-    options = replace(options, threads=options.threads or max(1, torch.get_num_threads() // number))
+    share = torch.get_num_threads() // number - options.num_decoders
+    options = replace(options, threads=options.threads or max(1, share))
     workers = [_Worker(run, replace(setup, device=_device(setup.device, i)), units, options) for i in range(number)]
     running = workers
     try:

@@ -1,5 +1,7 @@
 """Many songs at once: threads that decode and resample in front, one encoder behind a queue of bounded length.
 
+Without such threads the encoder's own decodes, and asks for a window when it needs one: the whole keeps one core busy.
+
 Windows of all songs share the encoder's one batch shape, so that the codes are those of each song alone. What is held is the
 queue, one window a track and decoder, and the codes of songs under way: nothing that grows with the length of a song but its
 codes, two bytes each.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +51,7 @@ class Pipeline:
         Args:
             tokenizer, policy: what to tokenize with.
             watch: counts the seconds of each stage.
-            num_decoders: threads that decode and resample.
+            num_decoders: threads that decode and resample; 0 lets the encoder's thread do it.
             queue_s: seconds of audio, of one track, that may wait for the encoder.
         """
         windows = tokenizer.config.windows
@@ -130,8 +132,12 @@ def _outcome(flight: _Flight) -> Outcome:
     return Outcome(row, None, row["duration"])
 
 
+# What a song gives: (flight, track, wave), and (flight, 0, None) at its end.
+_Item = tuple[_Flight, int, np.ndarray | None]
+
+
 class _Decoders:
-    """Threads that turn songs into windows: (flight, track, wave), and (flight, 0, None) at a song's end."""
+    """Turns songs into items, in threads of its own or, without any, in the one that asks for them."""
 
     def __init__(
         self, tokenizer: DuoTok, policy: MixturePolicy, watch: Stopwatch, songs: list[Song], on_begin: Callable, room: int
@@ -141,6 +147,7 @@ class _Decoders:
         self._queue: queue.Queue = queue.Queue(room)
         self._stopped, self._num_alive = threading.Event(), 0
         self._threads: list[threading.Thread] = []
+        self._own = self._items()  # empty once threads have taken all songs
 
     def start(self, number: int) -> None:
         self._num_alive = number
@@ -148,7 +155,7 @@ class _Decoders:
         for thread in self._threads:
             thread.start()
 
-    def get(self) -> tuple[_Flight, int, np.ndarray | None] | None:
+    def get(self) -> _Item | None:
         """Take the next item; None at the end of all songs. Raises what went wrong outside of a song."""
         while self._num_alive:
             item = self._queue.get()
@@ -157,11 +164,12 @@ class _Decoders:
             if item is not None:
                 return item
             self._num_alive -= 1
-        return None
+        return next(self._own, None)
 
     def stop(self) -> None:
         """Let the threads end: those that still decode do so with their next window."""
         self._stopped.set()
+        self._own.close()
         with suppress(queue.Empty):
             while True:
                 self._queue.get_nowait()
@@ -170,9 +178,8 @@ class _Decoders:
 
     def _decode(self) -> None:
         try:
-            while (song := self._next_song()) is not None:
-                self._on_begin(song)
-                self._read(song)
+            with closing(self._items()) as items:
+                all(map(self._put, items))  # until it is stopped
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - raised again by `get`
             self._put(error)
@@ -181,18 +188,24 @@ class _Decoders:
         with self._lock:
             return None if self._stopped.is_set() else next(self._songs, None)
 
-    def _read(self, song: Song) -> None:
+    def _items(self) -> Iterator[_Item]:
+        while (song := self._next_song()) is not None:
+            self._on_begin(song)
+            yield from self._read(song)
+
+    def _read(self, song: Song) -> Iterator[_Item]:
         flight = _Flight(SongWindows(self._tokenizer, song, self._policy), SongCodes(self._tokenizer))
         windows = iter(flight.reading)
-        try:
-            while True:
+        while True:
+            try:
                 with self._watch.stage("decode"):
                     window = next(windows, None)
-                if window is None or not self._put((flight, *window)):
-                    break
-        except Exception as error:  # noqa: BLE001 - becomes the song's failure, or is raised again there
-            flight.error = error
-        self._put((flight, 0, None))
+            except Exception as error:  # noqa: BLE001 - becomes the song's failure, or is raised again there
+                flight.error, window = error, None
+            if window is None:
+                break
+            yield flight, *window
+        yield flight, 0, None
 
     def _put(self, item: object) -> bool:
         """Wait for room; False once all is stopped."""

@@ -112,8 +112,11 @@ def open_song(song: Song, policy: MixturePolicy) -> Iterator[SongStream]:
     """Open a song's files; stems are preferred to a mixture.
 
     Raises:
-        AudioError: if one of them cannot be opened or the stems' rates differ.
+        AudioError: if one of them cannot be opened or the stems' rates differ, or if the song's id was another's.
     """
+    if song.duplicate_of is not None:
+        found = f"expected an id of its own; got that of {song.duplicate_of}, which keeps it"
+        raise AudioError("plan", "duplicate_id", f"{song.source}: {found}; give it another")
     if song.vocal_path and song.accompaniment_path:
         wanted = [(song.vocal_path, 0), (song.accompaniment_path, 0)]
     elif song.stems_path:

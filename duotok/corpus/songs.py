@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -58,6 +59,7 @@ class Song:
         duration: seconds of the segment; None to the end.
         text, language, tags, segments: passed through to the token file.
         extra: all other fields of the manifest.
+        duplicate_of: source of the song that had this one's id before it; then `id` is another, and the song is refused.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Song:
     tags: list[str] | None = None
     segments: list[Segment] | None = None
     extra: dict[str, Any] | None = None
+    duplicate_of: str | None = None
 
     @property
     def is_mixture(self) -> bool:
@@ -89,9 +92,10 @@ def collect(inputs: Iterable[str | Path]) -> list[Song]:
     """List the songs of files, folders and manifests (.jsonl), on this machine or at addresses (s3://...).
 
     In folders, audio files are found at any depth, through links too; stems are paired by name, everything else is a mixture.
+    Of songs of one id in manifests the first keeps it; the others are to be refused, ID#2 and so on.
 
     Raises:
-        PlanError: for a path that does not exist, a manifest that lacks something, duplicate ids, or no song at all.
+        PlanError: for a path that does not exist, a manifest that lacks something, folders with the same names, or no song.
     """
     songs: list[Song] = []
     files: list[_File] = []
@@ -100,10 +104,11 @@ def collect(inputs: Iterable[str | Path]) -> list[Song]:
             songs += read_manifest(item)
         elif found := (_remote_files(item, root) if is_remote(item) else _local_files(Path(item), root)):
             files += found
-    songs += _pair(files)
+    paired = list(_pair(files))
+    _refuse_duplicates(paired)
+    songs = _mark_duplicates(songs + paired)
     if not songs:
         raise PlanError(f"expected at least one song; found none in {', '.join(map(str, inputs))}; check what you passed")
-    _refuse_duplicates(songs)
     return songs
 
 
@@ -195,7 +200,7 @@ def _manifest_song(line: str, place: str, folder: str | Path) -> Song:
         value = row.get(name, lowest)
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < math.inf:
             raise PlanError(f"{place}: {name}: expected seconds of at least {lowest:g}; got {value!r}; correct the number")
-    known = [name for name in Song.__dataclass_fields__ if name not in ("source", "extra")]
+    known = [name for name in Song.__dataclass_fields__ if name not in ("source", "extra", "duplicate_of")]
     fields = {name: row[name] for name in known if name in row and (name in paths or not name.endswith("_path"))}
     extra = {name: value for name, value in row.items() if name not in known}
     try:
@@ -273,11 +278,23 @@ def _digest(name: str) -> str:
 
 
 def _refuse_duplicates(songs: list[Song]) -> None:
-    seen: dict[str, Song] = {}
+    seen: set[str] = set()
     for song in songs:
         if song.id in seen:
-            raise PlanError(
-                f"expected unique ids; got {song.id!r} for {seen[song.id].source} and {song.source}; "
-                "give each song an id of its own, or pass the files' common folder"
-            )
-        seen[song.id] = song
+            raise PlanError(f"expected files of different names; got {song.source} twice; pass the files' common folder")
+        seen.add(song.id)
+
+
+def _mark_duplicates(songs: list[Song]) -> list[Song]:
+    first: dict[str, Song] = {}
+    taken, numbers = {song.id for song in songs}, Counter[str]()
+    marked = []
+    for song in songs:
+        kept = first.setdefault(song.id, song)
+        name = song.id
+        while kept is not song and name in taken:
+            numbers[song.id] += 1
+            name = f"{song.id}#{numbers[song.id] + 1}"
+        taken.add(name)
+        marked.append(song if kept is song else replace(song, id=name, duplicate_of=kept.source))
+    return marked

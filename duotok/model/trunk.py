@@ -38,14 +38,14 @@ class ResidualConv(nn.Module):
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.path = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, stride=2, padding=1), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(in_channels, channels, 3, stride=2, padding=1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels),
         )  # fmt: skip
         self.shortcut = nn.Sequential(nn.Conv2d(in_channels, channels, 3, stride=2, padding=1), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve time and frequency of x (B, C, T, F)."""
-        return (self.path(x) + self.shortcut(x)).relu()
+        return (self.path(x) + self.shortcut(x)).relu_()
 
 
 class Downsample(nn.Module):

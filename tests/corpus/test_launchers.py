@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from runs import command, finish, outputs, plan, write_songs
 
+from duotok.corpus import launch
+from duotok.corpus.job import Options
+from duotok.corpus.setup import Setup
 from duotok.corpus.verify import verify
 
 SECONDS = (1.0, 2.0, 1.5, 1.0, 3.0, 1.2, 2.5)
@@ -35,7 +38,7 @@ def assert_same(run: Path, alone: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_workers(songs, alone, spread_folder, tmp_path, workers):
     setup = plan(songs, tmp_path, tokenizer=spread_folder)
-    finish(tmp_path, setup, workers, threads=1, num_decoders=workers, queue_s=0)
+    finish(tmp_path, setup, workers, threads=1, num_decoders=workers - 1, queue_s=0)
     assert_same(tmp_path, alone)
 
 
@@ -64,3 +67,27 @@ def test_tasks_of_a_slurm_array(songs, alone, spread_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.isdigit()] == ["2", "4"], "each task does its share of the units"
     assert_same(run, alone)
+
+
+@pytest.mark.parametrize(("workers", "decoders", "threads"), [(1, 1, 7), (2, 1, 3), (2, 0, 4), (4, 2, 1)])
+def test_encoders_leave_threads_to_the_decoders(monkeypatch, tmp_path, workers, decoders, threads):
+    """Of eight threads a worker has its share, and its encoder what the decoders leave of that, but one at least."""
+    found = []
+
+    class Worker:
+        waitable, is_finished = (), True
+
+        def __init__(self, run: object, setup: object, units: object, options: Options) -> None:
+            found.append(options.threads)
+
+        def listen(self) -> bool:
+            return False
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(launch, "_Worker", Worker)
+    monkeypatch.setattr(launch.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(launch, "_POLL_S", 0.0)
+    launch.run_local(tmp_path, Setup("tiny"), [0, 1, 2, 3], workers, Options(num_decoders=decoders), lambda died: None)
+    assert found == [threads] * workers

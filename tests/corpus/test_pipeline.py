@@ -27,7 +27,7 @@ def songs(tmp_path_factory) -> list:
     return collect([write_songs(tmp_path_factory.mktemp("songs"), SECONDS)])
 
 
-@pytest.mark.parametrize("num_decoders", [1, 3])
+@pytest.mark.parametrize("num_decoders", [0, 1, 3])
 def test_songs_side_by_side_have_the_codes_that_they_have_alone(songs, spread_tokenizer, num_decoders):
     watch = Stopwatch()
     found = dict(
@@ -119,8 +119,9 @@ def test_decoders_wait_for_the_encoder(songs, tokenizer, monkeypatch):
     assert 3 <= counted.most <= 2 + 2, "two of 30 s in the queue, one in the hand of each decoder"
 
 
-def test_a_pipeline_that_is_left_early_ends_its_threads(songs, tokenizer):
-    outcomes = Pipeline(tokenizer, MixturePolicy(), Stopwatch(), num_decoders=2, queue_s=0).run(songs * 5)
+@pytest.mark.parametrize("num_decoders", [0, 2])
+def test_a_pipeline_that_is_left_early_ends_its_threads(songs, tokenizer, num_decoders):
+    outcomes = Pipeline(tokenizer, MixturePolicy(), Stopwatch(), num_decoders, queue_s=0).run(songs * 5)
     next(outcomes)
     outcomes.close()
     assert not [thread for thread in threading.enumerate() if "_decode" in thread.name]

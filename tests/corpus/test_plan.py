@@ -98,7 +98,6 @@ def test_a_manifest_carries_everything_along(tmp_path):
         ("[" * 100_000, "m.jsonl:2: expected a JSON object; got"),
         ("{", "m.jsonl:2: expected a JSON object"),
         ("[1]", "m.jsonl:2: expected a JSON object; got list"),
-        ({"id": "first", "mixture_path": "m.wav"}, "expected unique ids; got 'first' for m.wav and m.wav"),
     ],
 )
 def test_manifest_mistakes_name_the_line(tmp_path, row, message):
@@ -106,6 +105,24 @@ def test_manifest_mistakes_name_the_line(tmp_path, row, message):
     with pytest.raises(PlanError, match=message) as error:
         collect([path])
     assert "\n" not in str(error.value)
+
+
+def test_the_first_song_of_an_id_keeps_it(tmp_path):
+    rows = [{"id": name, "mixture_path": f"{i}.wav", "duplicate_of": "x"} for i, name in enumerate(("a", "a", "a#2", "a", "b"))]
+    songs = collect([manifest(tmp_path / "m.jsonl", *rows)])
+    assert [(song.id, song.duplicate_of) for song in songs] == [
+        ("a", None), ("a#3", "0.wav"), ("a#2", None), ("a#4", "0.wav"), ("b", None)
+    ]  # fmt: skip
+    assert songs[0].extra == {"duplicate_of": "x"}, "a column of the user's"
+
+
+def test_files_of_the_same_names_are_refused(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "song.wav").touch()
+    with pytest.raises(PlanError, match=r"expected files of different names; got song.wav twice; pass"):
+        collect([tmp_path / "one", tmp_path / "two"])
+    assert len(collect([tmp_path])) == 2
 
 
 def test_other_mistakes(tmp_path):

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from runs import DefectiveSetup, command, failures, finish, outputs, plan, wait_for_journal, write_songs
 
@@ -203,12 +204,18 @@ def test_too_many_refused_songs_stop_a_run_that_asked_for_it(songs, tmp_path):
     assert verify(tmp_path / "run").problems == []
 
 
-def test_duplicate_ids_are_named_before_anything_is_done(songs, tmp_path):
+def test_a_song_whose_id_is_taken_is_refused(songs, tmp_path):
     manifest = tmp_path / "songs.jsonl"
-    row = {"id": "one", "mixture_path": str(songs / "000_vocals.wav")}
-    manifest.write_text("\n".join(json.dumps({**row, "text": text}) for text in "ab"))
-    with pytest.raises(PlanError, match="expected unique ids; got 'one'"):
-        collect([manifest])
+    names = ("000_vocals.wav", "001_vocals.wav")
+    manifest.write_text("\n".join(json.dumps({"id": "one", "mixture_path": str(songs / name)}) for name in names))
+    done = command(manifest, "-o", tmp_path / "run", "--separate", "none")
+    assert done.returncode == 3 and "refused: one#2: plan: duplicate_id: " in done.stderr
+    [row] = pq.read_table(tmp_path / "run" / "data").to_pylist()
+    assert row["id"] == "one" and row["source"].endswith(names[0])
+    [failure] = failures(tmp_path / "run").values()
+    assert (failure["id"], failure["stage"], failure["reason"]) == ("one#2", "plan", "duplicate_id")
+    assert f"got that of {songs / names[0]}, which keeps it" in failure["message"]
+    assert verify(tmp_path / "run").problems == []
 
 
 def test_circles_of_links_end_and_links_are_followed(songs, tmp_path):
