@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from duotok.kernels import convolution
+
 from .bottleneck import BottleneckConfig, BottleneckOutput, make_bottleneck
-from .transformer import Stack, TransformerConfig
+from .transformer import Linear, Stack, TransformerConfig
 
 DOWNSAMPLING = 4
 
@@ -45,7 +48,20 @@ class ResidualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve time and frequency of x (B, C, T, F)."""
-        return (self.path(x) + self.shortcut(x)).relu()
+        if self.training:
+            return (self.path(x) + self.shortcut(x)).relu()
+        first, norm, _, second, last_norm = self.path
+        hidden = convolution(x, *_folded(first, norm), stride=2, relu=True)
+        beside = convolution(x, *_folded(*self.shortcut), stride=2)
+        return convolution(hidden, *_folded(second, last_norm), relu=True, add=beside)
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Compute weight and bias of the one convolution that equals this one and a BatchNorm in use."""
+    wide = torch.promote_types(conv.weight.dtype, torch.float32)
+    scale = norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps).rsqrt()
+    weight, bias = conv.weight * scale[:, None, None, None], (conv.bias - norm.running_mean) * scale + norm.bias
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
 class Downsample(nn.Module):
@@ -54,7 +70,7 @@ class Downsample(nn.Module):
     def __init__(self, n_mels: int, channels: int, width: int) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(ResidualConv(1, channels), ResidualConv(channels, channels))
-        self.project = nn.Linear(channels * -(-n_mels // DOWNSAMPLING), width)
+        self.project = Linear(channels * -(-n_mels // DOWNSAMPLING), width)
 
     def forward(self, mel: Tensor) -> Tensor:
         """Map mel (B, 4T, F) to (B, T, D)."""
