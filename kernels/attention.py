@@ -180,8 +180,8 @@ def _why_not_onednn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = No
 
 @attention.register("onednn", unless=_why_not_onednn)
 def _onednn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    queries, keys = ((x.float() * by).transpose(1, 2).contiguous() for x, by in ((q, scale), (k, 1.0)))  # (B, H, S, D)
+    queries = (q.float() * (q.shape[-1] ** -0.5 if scale is None else scale)).transpose(1, 2).contiguous()  # (B, H, S, D)
+    keys = k.float().transpose(1, 2).contiguous()
     values = v.float().permute(0, 2, 3, 1).contiguous()  # (B, H, D, S)
     out = torch.empty_like(q)
     for item in range(len(q)):

@@ -47,7 +47,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
         raise ValueError(f"linear: expected add {(*x.shape[:-1], len(weight))}; got {tuple(add.shape)}; match it")
 
 
-def _why_not(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, add: Tensor | None = None) -> str | None:
+def _why_not(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, add: Tensor | None = None
+) -> str | None:
     if gelu and add is not None:
         return "does GELU or the addition in the product's pass, not both"
     return why_not_onednn(x, weight, bias, add) if x.numel() else "needs rows; got none"

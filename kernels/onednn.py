@@ -52,9 +52,7 @@ def packed(weight: Tensor) -> Tensor:
     return known[1]
 
 
-def product(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, add: Tensor | None = None
-) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, add: Tensor | None = None) -> Tensor:
     """Multiply x (..., K) by weight (N, K), packed or not, transposed; bias (N,), GELU or `add` (..., N) in the same pass."""
     call = torch.ops.mkldnn._linear_pointwise
     if add is not None:
