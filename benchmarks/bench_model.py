@@ -1,9 +1,9 @@
 """The model on a CPU as it is used: a block, the front half, the quantizer, a step of the decoder; at paper and at tiny size.
 
-`share_of_products` is the time that plain products of the same shapes take (by torch.mm or by oneDNN, whichever is faster at the
-shape, float32 or bfloat16; attention's and the convolutions' included, as products) over the time of the whole. The encoder's
-rival is transformers' Wav2Vec2-Conformer with as many parameters: six of its layers are twelve blocks. `unfused` is the same
-model by torch's own layers (backend "reference"), and `compiled` the block under torch.compile.
+`share_of_products` is the time that plain products of the same shapes take (by torch.mm or by oneDNN, whichever is faster at
+the shape; attention's and the convolutions' included, as products) over the time of the whole. The encoder's rival is
+transformers' Wav2Vec2-Conformer with as many parameters: six of its layers are twelve blocks. `unfused` is the same model by
+torch's own layers, and `compiled` the block under torch.compile.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def bench_front_half(benchmark, record, size, dtype):
 @dtype
 @pytest.mark.parametrize("size", [pytest.param("paper", marks=pytest.mark.slow), "tiny"])
 def bench_against_conformer(benchmark, record, size, dtype):
-    """The front blocks and transformers' encoder with the same number of parameters on the same frames, its default settings."""
+    """The front blocks and transformers' encoder with as many parameters, at its default settings, on the same frames."""
     transformers = peer("transformers")
     from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
 

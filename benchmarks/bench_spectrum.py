@@ -1,4 +1,4 @@
-"""Log-Mel and chroma of 8 x 30 s at 48 kHz (n_fft 2,048, hop 480, 128 bands) against torchaudio, librosa, nnAudio, kaldi, torch.stft.
+"""Log-Mel and chroma of 8 x 30 s at 48 kHz (n_fft 2,048, hop 480, 128 bands) against torchaudio, librosa, nnAudio and others.
 
 Rivals run in turns in one process, so that a noisy machine disturbs them alike; the best time of each counts. All use
 two threads, save kaldi-native-fbank, which has one and meets one of ours, and librosa, whose FFT has one. torchaudio's wheels

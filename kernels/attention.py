@@ -11,7 +11,8 @@ The order, from public measurements on each architecture (transformers #48163; t
     sm_100  FlashAttention 4, cuDNN, SDPA            sm_80, 86, 89, 120  FlashAttention 2, SDPA, xformers
     sm_90   FlashAttention 3, cuDNN, FlashAttention 2, SDPA             others               SDPA
 
-On a CPU without gradients, oneDNN multiplies head by head where clips are long, and SDPA does the rest. A ragged batch that none of the packages takes goes to the packed attention that torch itself carries ("varlen", torch 2.11).
+On a CPU, without gradients, oneDNN multiplies head by head where clips are long; SDPA does the rest. A ragged batch that none
+of the packages takes goes to the packed attention that torch itself carries ("varlen", torch 2.11).
 float32 is never narrowed: it goes to SDPA.
 """
 

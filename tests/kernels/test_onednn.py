@@ -125,7 +125,7 @@ def test_gradients_autocast_and_short_clips_go_elsewhere():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: linear(normal(5, 24), normal(13, 23)), r"linear: expected x .*; got \(5, 24\), \(13, 23\) and None; match them"),
+        (lambda: linear(normal(5, 24), normal(13, 23)), r"linear: expected x .*\(13, 23\) and None; match them"),
         (lambda: linear(normal(5, 24), normal(13, 24), None, False, normal(5, 12)), r"linear: expected add \(5, 13\)"),
         (lambda: convolution(normal(1, 2, 9, 9), normal(4, 3, 3, 3), normal(4)), r"convolution: expected x .*; match them"),
         (lambda: convolution(normal(1, 3, 9, 9), normal(4, 3, 3, 3), normal(4), 2, False, normal(1, 4, 9, 9)),
