@@ -5,8 +5,8 @@ python benchmarks/roofline.py --op modulate       those of one op
 python benchmarks/roofline.py --device            also time each on the GPU that is here, beside its estimate
 
 Writes roofline.json and roofline.md into the results folder. Floors follow from data sheets; estimates, marked as such, come
-from the instructions of the inner loop (see duotok.kernels.report) and nothing was run for them. Measured times of cards stay in
-the file until the same card is measured again; the first are those of h100.json and h100-search.json with the same problem.
+from the instructions of the inner loop (see duotok.kernels.report) and nothing was run for them. Measured times of a card stay
+in the file until it is measured again; the first are those of h100.json and h100-search.json with the same problem.
 """
 
 from __future__ import annotations
@@ -39,7 +39,15 @@ CARDS = [chip.name for chips in CHIPS_OF.values() for chip in chips]
 
 
 def _row(op: str, name: str, problem: str, moved: float) -> dict:
-    return {"op": op, "kernel": name, "problem": problem, "bytes": moved, "chips": {}, "measured_us": {}}
+    return {
+        "op": op,
+        "kernel": name,
+        "problem": problem,
+        "bytes": moved,
+        "chips": {},
+        "instructions_per_unit": {},
+        "measured_us": {},
+    }
 
 
 def compiled(only: str | None) -> Iterator[tuple[dict, int, report.Compiled | report_cuda.Kernel]]:
@@ -67,6 +75,8 @@ def table(only: str | None = None) -> list[dict]:
             row["chips"][chip.name] = {
                 "bytes_us": 1e6 * traffic, "arithmetic_us": 1e6 * arithmetic, "estimate_us": 1e6 * kernel.time_on(chip)
             }  # fmt: skip
+            if isinstance(kernel, report.Compiled):
+                row["instructions_per_unit"][chip.name] = kernel.per_unit
     return list(rows.values())
 
 
@@ -128,7 +138,8 @@ def other_calls() -> Calls:
     found: Calls = {}
     for width in (64, 128, 256, 512):
         rows, codes = (torch.randn(n, width, device="cuda") for n in (65_536, 32_768))
-        search = lambda rows=rows, form=prepare(codes): nearest_code(rows, form)  # noqa: E731
+        prepared = prepare(codes)
+        search = lambda rows=rows, prepared=prepared: nearest_code(rows, prepared)  # noqa: E731
         found["nearest_code", f"coarse d={width}"] = ("_coarse", search)
         found["nearest_code", f"decide d={width}"] = ("_decide", search)
     wave = 0.1 * torch.randn(64, 30 * 48_000, device="cuda")
