@@ -1,7 +1,7 @@
 """Benchmarks of duotok: `pytest benchmarks/ --benchmark-only`.
 
 Every benchmark checks the answer before it times it, runs rivals in one process and group, and writes ratios and rates to
-`extra_info`. Machines are noisy: read the ratios. `--quick` takes two minutes: two turns instead of seven, and what takes
+`extra_info`. Machines are noisy: read the ratios. `--quick` takes two minutes: two turns instead of five, and what takes
 longest is left out. Those of a GPU skip without one, and say so.
 """
 
@@ -59,7 +59,7 @@ def real_song() -> tuple[np.ndarray, np.ndarray, int]:
 @pytest.fixture(scope="session")
 def turns(request: pytest.FixtureRequest) -> int:
     """How often each rival is timed."""
-    return 2 if request.config.getoption("--quick") else 7
+    return 2 if request.config.getoption("--quick") else 5
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ def record(benchmark: Callable, peaks: dict[str, float], turns: int) -> Callable
         if flops:
             info["flops"], info["gflops"] = flops, 1e-9 * flops / elapsed
             info["of_gemm_peak"] = info["gflops"] / peaks[f"{str(dtype).removeprefix('torch.')}_gflops"]
-        benchmark.pedantic(rivals["ours"], rounds=min(3, turns))
+        benchmark.pedantic(rivals["ours"], rounds=min(3, turns, limit))
         return best
 
     return note

@@ -127,7 +127,9 @@ def draw_speeds(path: Path, stamp: str) -> None:
     for place, (bar, value) in enumerate(chosen):
         axes.plot([bar.bar] * 2, [place - 0.45, place + 0.45], color="black", linewidth=2)
         axes.text(value, place, f" {value:.1f}x", va="center")
-    axes.set(xscale="log", xlabel="rival's time over ours; black: the bar that was set; red: missed")
+    axes.set(xscale="log", xlim=(0.9, 1.3 * max(value for _, value in chosen)))
+    axes.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes.set_xlabel("rival's time over ours; black: the bar that was set; red: missed")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110, metadata={"Description": stamp})
     plt.close(figure)

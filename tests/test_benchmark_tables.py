@@ -58,8 +58,8 @@ def test_every_bar_shows_missed_ones_with_their_reason(monkeypatch):
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(2.72, "x", "2.7x"), (0.93, "%", "93 %"), (12.6, "MB", "12.6 MB"), (100.0, "", "100"), (0.0123, "x", "0.012x"), (3, "x", "3x")],
-)  # fmt: skip
+    [(2.72, "x", "2.7x"), (0.93, "%", "93 %"), (12.6, "MB", "12.6 MB"), (100.0, "", "100"), (0.0123, "x", "0.012x")],
+)
 def test_quantities(value, unit, text):
     assert tables.quantity(value, unit) == text
 
