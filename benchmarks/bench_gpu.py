@@ -31,7 +31,7 @@ from duotok.kernels import (
     simvq_loss,
 )
 from duotok.kernels.log_mel import mel_filter_bank
-from gpu_timing import host_microseconds, milliseconds
+from gpu_timing import milliseconds, record
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none is here")
@@ -53,36 +53,6 @@ def peaks() -> dict[str, float]:
         "float16_tflops": flops / milliseconds(lambda: half @ half),
         "float32_tflops": flops / milliseconds(lambda: wide @ wide),
     }
-
-
-def record(
-    benchmark,
-    peaks: dict[str, float],
-    group: str,
-    ours: Callable,
-    rivals: dict[str, Callable],
-    moved: float = 0.0,
-    flops: float = 0.0,
-) -> None:
-    """Put down the times of ours and of every rival, rates and shares of the peaks, and let the benchmark time ours."""
-    benchmark.group, info = group, benchmark.extra_info
-    info["card"] = torch.cuda.get_device_name()
-    for name, rival in {"ours": ours, **rivals}.items():
-        info[f"{name}_ms"], info[f"{name}_host_us"] = milliseconds(rival), host_microseconds(rival)
-        info[f"{name}_over_ours"] = info[f"{name}_ms"] / info["ours_ms"]
-    elapsed = info["ours_ms"]
-    if moved:
-        info["bytes"], info["gbytes_s"] = moved, 1e-6 * moved / elapsed
-        info["of_copy_peak"] = info["gbytes_s"] / peaks["copy_gbytes_s"]
-    if flops:
-        info["tflops"] = 1e-9 * flops / elapsed
-        info["of_float16_peak"] = info["tflops"] / peaks["float16_tflops"]
-
-    def once() -> None:
-        ours()
-        torch.cuda.synchronize()
-
-    benchmark.pedantic(once, rounds=5, warmup_rounds=1)
 
 
 def bench_peaks(benchmark, peaks):

@@ -7,24 +7,12 @@ time with a codebook that changes at every call, as in training, is beside it.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 import torch
 from duotok.kernels import nearest_code, prepare
+from measure import peak_bytes
 
-ROWS, CODES, TURNS = 4096, 32_768, 6
-
-
-def _best_seconds(rivals: dict[str, Callable[[], object]]) -> dict[str, float]:
-    best = dict.fromkeys(rivals, float("inf"))
-    for _ in range(TURNS):
-        for name, call in rivals.items():
-            start = time.perf_counter()
-            call()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+ROWS, CODES = 4096, 32_768
 
 
 def _assert_nearest(z: torch.Tensor, codes: torch.Tensor, got: torch.Tensor, other: torch.Tensor, slack: float) -> None:
@@ -34,7 +22,7 @@ def _assert_nearest(z: torch.Tensor, codes: torch.Tensor, got: torch.Tensor, oth
 
 
 @pytest.mark.parametrize("width", [64, 128, 256, 512])
-def bench_search(benchmark, width):
+def bench_search(benchmark, record, width):
     """Ours, faiss and cdist on Gaussian rows and codes."""
     faiss = pytest.importorskip("faiss", reason="needs faiss-cpu; it is not installed")
     faiss.omp_set_num_threads(torch.get_num_threads())
@@ -61,24 +49,15 @@ def bench_search(benchmark, width):
     _assert_nearest(z, codes, got, rivals["faiss"](), 0.0)
     _assert_nearest(z, codes, got, rivals["cdist"](), 0.0)
     assert torch.equal(rivals["ours_unprepared"](), got)
-    seconds = _best_seconds(rivals)
-    benchmark.group = f"nearest_code d={width}"
-    benchmark.extra_info.update({f"{name}_ms": 1e3 * value for name, value in seconds.items()})
-    benchmark.extra_info["faiss_over_ours"] = seconds["faiss"] / seconds["ours"]
-    benchmark.extra_info["cdist_over_ours"] = seconds["cdist"] / seconds["ours"]
-    benchmark.extra_info["gflops"] = 2e-9 * ROWS * CODES * width / seconds["ours"]
+    seconds = record(f"nearest_code d={width}", rivals, flops=2 * ROWS * CODES * width)
+    benchmark.extra_info["peak_extra_mb"] = 1e-6 * peak_bytes(rivals["ours"])
     benchmark.extra_info["share_of_products_alone"] = seconds["products_alone"] / seconds["ours"]
-    benchmark.pedantic(rivals["ours"], rounds=2)
 
 
-def bench_search_tiny_tokenizer(benchmark):
+def bench_search_tiny_tokenizer(record):
     """One 30 s window of the tokenizer that ships with the package: 750 rows, 32,768 codes of width 16."""
     generator = torch.Generator().manual_seed(0)
     z, prepared = torch.randn(750, 16, generator=generator), prepare(torch.randn(CODES, 16, generator=generator))
     rivals = {"ours": lambda: nearest_code(z, prepared), "reference": lambda: nearest_code.reference(z, prepared)}
     assert torch.equal(rivals["ours"](), rivals["reference"]())
-    seconds = _best_seconds(rivals)
-    benchmark.group = "nearest_code d=16"
-    benchmark.extra_info.update({f"{name}_ms": 1e3 * value for name, value in seconds.items()})
-    benchmark.extra_info["reference_over_ours"] = seconds["reference"] / seconds["ours"]
-    benchmark.pedantic(rivals["ours"], rounds=2)
+    record("nearest_code d=16", rivals, flops=2 * 750 * CODES * 16)

@@ -1,29 +1,26 @@
-"""Log-Mel and chroma of 8 x 30 s at 48 kHz (n_fft 2,048, hop 480, 128 bands) against torchaudio, librosa, kaldi and torch.stft.
+"""Log-Mel and chroma of 8 x 30 s at 48 kHz (n_fft 2,048, hop 480, 128 bands) against torchaudio, librosa, nnAudio and others.
 
 Rivals run in turns in one process, so that a noisy machine disturbs them alike; the best time of each counts. All use
 two threads, save kaldi-native-fbank, which has one and meets one of ours, and librosa, whose FFT has one. torchaudio's wheels
-want the torch they were built for: in another environment, run this file there. `of_gemm_peak` and `of_copy_peak` compare
-the arithmetic (2.5 n log2 n for a real FFT) and the compulsory traffic with a product and a copy measured here.
+want the torch they were built for: in another environment, run this file there. The arithmetic of a real FFT counts as
+2.5 n log2 n.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from duotok.kernels import ChromaSpec, MelSpec, chroma, log_mel, log_mel_chroma, native
 from duotok.kernels.log_mel import mel_filter_bank
+from measure import peak_bytes, peer
 from torch import Tensor
 
-CLIPS, SECONDS, THREADS, TURNS = 8, 30, 2, 7
+CLIPS, SECONDS, THREADS = 8, 30, 2
 SPEC = MelSpec(sample_rate=48_000, hop_length=480)
 CHROMA_SPEC = ChromaSpec(sample_rate=48_000, n_fft=2048, win_length=2048, hop_length=480, normalize=False)
 
@@ -45,31 +42,6 @@ def wave() -> Tensor:
     return 0.1 * torch.randn(CLIPS, SECONDS * SPEC.sample_rate, generator=torch.Generator().manual_seed(0))
 
 
-def peer(name: str) -> object:
-    """A rival's module, or a skip that says why it is not there."""
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError) as error:
-        pytest.skip(f"needs {name}: {type(error).__name__}: {error}")
-
-
-def record(benchmark, group: str, rivals: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Time the rivals, ours among them, in turns; note times and ratios and return the best seconds of each."""
-    best = dict.fromkeys(rivals, math.inf)
-    for _ in range(TURNS):
-        for name, call in rivals.items():
-            start = time.perf_counter()
-            call()
-            best[name] = min(best[name], time.perf_counter() - start)
-    benchmark.group = group
-    for name, seconds in best.items():
-        benchmark.extra_info[f"{name}_ms"] = 1e3 * seconds
-        if name != "ours":
-            benchmark.extra_info[f"{name}_over_ours"] = seconds / best["ours"]
-    benchmark.pedantic(rivals["ours"], rounds=3)
-    return best
-
-
 def stft_chain(wave: Tensor) -> Tensor:
     """What people write, (B, T, F) in dB."""
     spectrum = torch.stft(wave, 2048, SPEC.hop_length, window=torch.hann_window(2048), return_complex=True)
@@ -77,7 +49,7 @@ def stft_chain(wave: Tensor) -> Tensor:
     return 10 * (spectrum.abs().square().transpose(1, 2) @ bank).clamp(min=SPEC.floor).log10()
 
 
-def bench_torch(benchmark, wave):
+def bench_torch(benchmark, record, wave):
     """The torch.stft chain, and the FFT of frames that are already cut and windowed, alone."""
     torch.testing.assert_close(log_mel(wave, SPEC), stft_chain(wave), rtol=0, atol=0.01)
     frames = torch.nn.functional.pad(wave, (1024, 1024)).unfold(1, 2048, SPEC.hop_length).contiguous()
@@ -86,22 +58,22 @@ def bench_torch(benchmark, wave):
         "stft_chain": lambda: stft_chain(wave),
         "fft_alone": lambda: torch.fft.rfft(frames),
     }
-    best = record(benchmark, "log_mel: torch", rivals)
+    best = record("log_mel: torch", rivals)
     benchmark.extra_info["times_real_time"] = CLIPS * SECONDS / best["ours"]
 
 
-def bench_torchaudio(benchmark, wave):
+def bench_torchaudio(benchmark, record, wave):
     """torchaudio.transforms.MelSpectrogram and AmplitudeToDB."""
     transforms = peer("torchaudio.transforms")
     mel = transforms.MelSpectrogram(48_000, 2048, hop_length=SPEC.hop_length)
     to_db = transforms.AmplitudeToDB("power")
     torch.testing.assert_close(log_mel(wave, SPEC, None, True), to_db(mel(wave)), rtol=0, atol=0.01)
     rivals = {"ours": lambda: log_mel(wave, SPEC, None, True), "torchaudio": lambda: to_db(mel(wave))}
-    best = record(benchmark, "log_mel: torchaudio", rivals)
+    best = record("log_mel: torchaudio", rivals)
     assert best["torchaudio"] >= 8 * best["ours"]
 
 
-def bench_librosa(benchmark, wave):
+def bench_librosa(benchmark, record, wave):
     """librosa.feature.melspectrogram and power_to_db, with librosa's default bank and padding."""
     librosa = peer("librosa")
     spec = MelSpec.preset("librosa", sample_rate=48_000, hop_length=SPEC.hop_length)
@@ -112,11 +84,24 @@ def bench_librosa(benchmark, wave):
         return librosa.power_to_db(energies, top_db=None)
 
     np.testing.assert_allclose(log_mel(wave, spec, None, True).numpy(), theirs(), rtol=0, atol=0.01)
-    best = record(benchmark, "log_mel: librosa", {"ours": lambda: log_mel(wave, spec, None, True), "librosa": theirs})
+    best = record("log_mel: librosa", {"ours": lambda: log_mel(wave, spec, None, True), "librosa": theirs})
     assert best["librosa"] >= 5 * best["ours"]
 
 
-def bench_kaldi(benchmark, wave):
+def bench_nnaudio(record, wave):
+    """nnAudio.features.MelSpectrogram, which convolves with the waves of the transform, and decibels of it."""
+    features = peer("nnAudio.features")
+    mel = features.MelSpectrogram(48_000, 2048, n_mels=128, hop_length=SPEC.hop_length, pad_mode="constant", verbose=False)
+    spec = MelSpec.preset("librosa", sample_rate=48_000, hop_length=SPEC.hop_length)
+
+    def theirs() -> Tensor:
+        return 10 * mel(wave).clamp(min=spec.floor).log10()
+
+    torch.testing.assert_close(log_mel(wave, spec, None, True), theirs(), rtol=0, atol=0.01)
+    record("log_mel: nnAudio", {"ours": lambda: log_mel(wave, spec, None, True), "nnaudio": theirs}, limit=2)
+
+
+def bench_kaldi(benchmark, record, wave):
     """kaldi-native-fbank, one thread each; its frames are centred between hops and its triangles are straight in Mel."""
     knf = peer("kaldi_native_fbank")
     torch.set_num_threads(1)
@@ -140,11 +125,11 @@ def bench_kaldi(benchmark, wave):
     assert ours.shape == other.shape
     wide = slice(32, None)  # bands of many bins, in which the shape of the triangle's sides matters little
     assert np.abs(ours - other)[:, 5:-5, wide].mean() < 0.05
-    best = record(benchmark, "log_mel: kaldi-native-fbank, one thread", {"ours": lambda: log_mel(wave, spec), "kaldi": theirs})
+    best = record("log_mel: kaldi-native-fbank, one thread", {"ours": lambda: log_mel(wave, spec), "kaldi": theirs})
     assert best["kaldi"] >= 10 * best["ours"]
 
 
-def bench_both(benchmark, wave):
+def bench_both(benchmark, record, wave):
     """Mel and chroma from one spectrum against Mel alone, and against a call for each."""
     mel, pitch_classes = log_mel_chroma(wave, SPEC, CHROMA_SPEC)
     assert torch.equal(mel, log_mel(wave, SPEC))
@@ -155,46 +140,19 @@ def bench_both(benchmark, wave):
         "mel_alone": lambda: log_mel(wave, SPEC),
         "two_calls": lambda: (log_mel(wave, SPEC), chroma(wave, CHROMA_SPEC)),
     }
-    best = record(benchmark, "log_mel_chroma", rivals)
+    best = record("log_mel_chroma", rivals)
     benchmark.extra_info["ours_over_mel_alone"] = best["ours"] / best["mel_alone"]
     assert best["ours"] <= 1.4 * best["mel_alone"]
 
 
-def bench_memory_and_peaks(benchmark, wave):
+def bench_memory_and_peaks(benchmark, record, wave):
     """Memory on top of what the process holds, output included, and rates beside those of a product and a copy."""
     log_mel(wave[:1, :9600], SPEC)  # tables are made once
     extra = peak_bytes(lambda: log_mel(wave, SPEC))
-    square, source = torch.rand(2048, 2048), torch.rand(2**27)
-    product, target = torch.empty_like(square), torch.empty_like(source)
-    rivals = {
-        "ours": lambda: log_mel(wave, SPEC),
-        "gemm": lambda: torch.mm(square, square, out=product),
-        "copy": lambda: target.copy_(source),
-    }
-    best = record(benchmark, "log_mel: peaks", rivals)
     frames = CLIPS * SPEC.num_frames(wave.shape[1])
     bins, weights = 1025, int((mel_filter_bank(SPEC) != 0).sum())
     flops = frames * (2.5 * 2048 * math.log2(2048) + 2048 + 3 * bins + 2 * weights)
-    moved = 4 * (wave.numel() + frames * SPEC.n_mels)
+    record("log_mel: peaks", {"ours": lambda: log_mel(wave, SPEC)}, 4 * (wave.numel() + frames * SPEC.n_mels), flops)
     info = benchmark.extra_info
-    info["peak_extra_mb"], info["output_mb"] = extra / 1e6, 4e-6 * frames * SPEC.n_mels
-    info["gflops"], info["gbytes_s"] = 1e-9 * flops / best["ours"], 1e-9 * moved / best["ours"]
-    info["gemm_gflops"], info["copy_gbytes_s"] = 2e-9 * 2048**3 / best["gemm"], 8e-9 * source.numel() / best["copy"]
-    info["of_gemm_peak"] = info["gflops"] / info["gemm_gflops"]
-    info["of_copy_peak"] = info["gbytes_s"] / info["copy_gbytes_s"]
-    info["isa"] = native.cpu_isa()
+    info["peak_extra_mb"], info["output_mb"], info["isa"] = extra / 1e6, 4e-6 * frames * SPEC.n_mels, native.cpu_isa()
     assert extra < 32e6
-
-
-def peak_bytes(function: Callable) -> int:
-    """Memory that the function needs on top of what the process holds: the kernel's own record of the peak, reset before."""
-    ctypes.CDLL(None).malloc_trim(0)  # what the process holds but does not use would hide what the function takes
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    function()
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return 1024 * int(line.split()[1])

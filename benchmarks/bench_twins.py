@@ -1,52 +1,21 @@
 """replace_noise, simvq_loss and modulate against what they replace: eager torch, and vector-quantize-pytorch's SimVQ.
 
-`speed_up` in extra_info is the rival's best time over ours, both taken in turn in one process with the same threads.
+`..._over_ours` in extra_info is the rival's best time over ours, both taken in turn in one process with the same threads.
 """
 
 from __future__ import annotations
 
-import ctypes
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from duotok.kernels import modulate, nearest_code, replace_noise, simvq_loss
+from measure import peak_bytes
 from torch import Tensor
 
 SEED = torch.tensor([1234, 5])
 CODES, WIDTH, ROWS = 32_768, 128, 4096
-
-
-def record(benchmark, group: str, ours: Callable, rivals: dict[str, Callable], rounds: int = 7) -> None:
-    """Time ours and every rival in turn, put the ratios of their best times down, and let the benchmark time ours."""
-    best = dict.fromkeys(["ours", *rivals], float("inf"))
-    for _ in range(rounds):
-        for name, function in {"ours": ours, **rivals}.items():
-            start = time.perf_counter()
-            function()
-            best[name] = min(best[name], time.perf_counter() - start)
-    benchmark.group = group
-    for name in rivals:
-        benchmark.extra_info[f"speed_up_over_{name}"] = best[name] / best["ours"]
-        benchmark.extra_info[f"{name}_ms"] = 1e3 * best[name]
-    benchmark.pedantic(ours, rounds=rounds)
-
-
-def peak_bytes(function: Callable) -> int:
-    """Memory that the function needs on top of what the process holds: the kernel's own record of the peak, reset before."""
-    ctypes.CDLL(None).malloc_trim(0)  # what the process holds but does not use would hide what the function takes
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    function()
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return 1024 * int(line.split()[1])
 
 
 def eager_replacement(x: Tensor, p: float, sigma: float, per_element: bool) -> Tensor:
@@ -57,7 +26,7 @@ def eager_replacement(x: Tensor, p: float, sigma: float, per_element: bool) -> T
 
 @pytest.mark.parametrize("per_element", [False, True], ids=["frames", "elements"])
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward_backward"])
-def bench_replace_noise(benchmark, per_element, backward):
+def bench_replace_noise(benchmark, record, per_element, backward):
     """A training batch of 64 x 750 frames of 512."""
     x, up = torch.randn(64, 750, 512), torch.randn(64, 750, 512)
     reference = replace_noise.reference(x[:2], 0.2, 1.0, SEED, per_element)
@@ -69,9 +38,9 @@ def bench_replace_noise(benchmark, per_element, backward):
 
     ours = whole(lambda: replace_noise(x, 0.2, 1.0, SEED, per_element))
     eager = whole(lambda: eager_replacement(x, 0.2, 1.0, per_element))
-    benchmark.extra_info["bytes"] = (2 + 2 * backward) * 4 * x.numel()
-    record(benchmark, f"replace_noise_{'elements' if per_element else 'frames'}", ours, {"eager": eager})
-    assert per_element or backward or benchmark.extra_info["speed_up_over_eager"] >= 3
+    group = f"replace_noise_{'elements' if per_element else 'frames'}"
+    record(group, {"ours": ours, "eager": eager}, (2 + 2 * backward) * 4 * x.numel())
+    assert per_element or backward or benchmark.extra_info["eager_over_ours"] >= 3
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +70,18 @@ def peer_after_search(module, z: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(straight.square().sum() + loss, (z, module.code_transform.weight))
 
 
-def bench_simvq_after_the_search(benchmark, simvq):
+def bench_simvq_after_the_search(benchmark, record, simvq):
     """Forward and backward with the indices given to both: no search in either time."""
     for mine, theirs in zip(ours_after_search(*simvq), peer_after_search(*simvq), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-    record(benchmark, "simvq_after_search", lambda: ours_after_search(*simvq), {"peer": lambda: peer_after_search(*simvq)}, 15)
+    rivals = {"ours": lambda: ours_after_search(*simvq), "peer": lambda: peer_after_search(*simvq)}
+    record("simvq_after_search", rivals, 4 * (3 * simvq[1].numel() + 2 * WIDTH**2))
     benchmark.extra_info["peak_bytes"] = peak_bytes(lambda: ours_after_search(*simvq))
     benchmark.extra_info["peer_peak_bytes"] = peak_bytes(lambda: peer_after_search(*simvq))
-    assert benchmark.extra_info["speed_up_over_peer"] >= 3
+    assert benchmark.extra_info["peer_over_ours"] >= 3
 
 
-def bench_simvq_with_the_search(benchmark, simvq):
+def bench_simvq_with_the_search(benchmark, record, simvq):
     """The whole of SimVQ.forward and its backward, against mapping the table, nearest_code and simvq_loss."""
     module, z, _ = simvq
 
@@ -126,13 +96,13 @@ def bench_simvq_with_the_search(benchmark, simvq):
 
     for mine, theirs in zip(ours(), peer(), strict=True):
         assert (mine - theirs).norm() < 1e-2 * theirs.norm()  # a few near ties differ: cdist is float32
-    record(benchmark, "simvq_with_search", ours, {"peer": peer}, 3)
+    record("simvq_with_search", {"ours": ours, "peer": peer}, flops=2 * ROWS * CODES * WIDTH, limit=3)
     mine, theirs = peak_bytes(ours), peak_bytes(peer)
     benchmark.extra_info |= {"peak_bytes": mine, "peer_peak_bytes": theirs, "share_of_peer_memory": mine / theirs}
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward_backward"])
-def bench_modulate(benchmark, backward):
+def bench_modulate(benchmark, record, backward):
     """Four windows of 750 frames through a DiT block's modulation."""
     x, shift, scale = (torch.randn(*s).requires_grad_(backward) for s in ((4, 750, 1536), (4, 1536), (4, 1536)))
     up = torch.randn(4, 750, 1536)
@@ -144,4 +114,5 @@ def bench_modulate(benchmark, backward):
         return lambda: torch.autograd.grad(function(), (x, shift, scale), up) if backward else function()
 
     torch.testing.assert_close(modulate(x, shift, scale), eager(), rtol=1e-4, atol=1e-4)
-    record(benchmark, "modulate", whole(lambda: modulate(x, shift, scale)), {"eager": whole(eager)}, 15)
+    rivals = {"ours": whole(lambda: modulate(x, shift, scale)), "eager": whole(eager)}
+    record("modulate", rivals, (2 + 3 * backward) * 4 * x.numel())

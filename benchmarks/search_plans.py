@@ -12,15 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 
 import torch
 from duotok.kernels import nearest_code_triton as twin
 from duotok.kernels import prepare
-from gpu_timing import milliseconds
-from torch.profiler import ProfilerActivity, profile
+from gpu_timing import kernel_milliseconds, milliseconds
 
 ROWS, CODES = 65_536, 32_768
 # (chunk, rows, codes, warps, stages) by width.
@@ -31,14 +30,6 @@ TRIED = {
     256: [(256, 128, 128, 8, 2), (64, 128, 256, 8, 3), (64, 128, 256, 8, 4), (128, 128, 256, 8, 2), (64, 64, 256, 4, 3)],
     512: [(64, 128, 256, 8, 3), (64, 128, 256, 8, 4), (128, 128, 256, 8, 2)],
 }  # fmt: skip
-
-
-def kernel_ms(function: Callable[[], object]) -> dict[str, float]:
-    """Time the kernels of one call, by name."""
-    with profile(activities=[ProfilerActivity.CUDA]) as run:
-        function()
-        torch.cuda.synchronize()
-    return {row.key.strip("_"): row.device_time_total / 1e3 for row in run.key_averages() if row.key.startswith("_")}
 
 
 def measure(width: int) -> list[dict]:
@@ -54,11 +45,10 @@ def measure(width: int) -> list[dict]:
         form = twin.prepare_form(codes)
         call = lambda form=form: twin.search(z, codes, form)  # noqa: E731
         assert torch.equal(call()[0], expected)
+        kernel_ms = {name.strip("_"): time for name, time in kernel_milliseconds(call).items() if name.startswith("_")}
         is_default = astuple(chosen) == astuple(default)
         plan = {"chunk": chunk, "rows": block_rows, "codes": block_codes, "warps": warps, "stages": stages}
-        rows.append(
-            {"width": width, **plan, "default": is_default, "total_ms": milliseconds(call), "kernel_ms": kernel_ms(call)}
-        )
+        rows.append({"width": width, **plan, "default": is_default, "total_ms": milliseconds(call), "kernel_ms": kernel_ms})
     return [{**row, "groups_per_row": groups.float().mean().item()} for row in rows]
 
 

@@ -205,7 +205,7 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
         filler = [(None, 0, np.zeros_like(batch[0][2]))] * (policy.batch_size - len(batch))
         _, tracks, waves = zip(*batch, *filler, strict=True)
         with exact_math():
-            wave = torch.from_numpy(np.stack(waves)).to(self.device, self.dtype)
+            wave = torch.from_numpy(np.stack(waves)).to(self.device, torch.promote_types(self.dtype, torch.float32))
             codes = self.model.encode(wave, torch.tensor(tracks, device=self.device)).cpu()
         kept = codes[:, policy.margin_frames : policy.margin_frames + policy.stride_frames]
         return [(key, row) for (key, _, _), row in zip(batch, kept, strict=False)]

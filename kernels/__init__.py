@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from .attention import attention
 from .chroma import ChromaSpec, chroma
+from .convolution import convolution
 from .dispatch import BACKENDS, Op, use_backends
 from .filter_spectrum import filter_spectrum
+from .linear import linear
 from .log_mel import MelSpec, log_mel
 from .log_mel_chroma import log_mel_chroma
 from .modulate import gated_residual, modulate
@@ -25,7 +27,7 @@ OPS: dict[str, Op] = {
     op.name: op
     for op in (
         log_mel, chroma, log_mel_chroma, filter_spectrum, attention, replace_noise, nearest_code, simvq_loss, modulate,
-        gated_residual,
+        gated_residual, linear, convolution,
     )
 }  # fmt: skip
 
@@ -52,9 +54,11 @@ __all__ = [
     "SimVQOutput",
     "attention",
     "chroma",
+    "convolution",
     "explain",
     "filter_spectrum",
     "gated_residual",
+    "linear",
     "log_mel",
     "log_mel_chroma",
     "modulate",

@@ -9,9 +9,10 @@ any mask switches the fast paths of scaled_dot_product_attention off, and cuDNN'
 The order, from public measurements on each architecture (transformers #48163; the FlashAttention papers):
 
     sm_100  FlashAttention 4, cuDNN, SDPA            sm_80, 86, 89, 120  FlashAttention 2, SDPA, xformers
-    sm_90   FlashAttention 3, cuDNN, FlashAttention 2, SDPA             others and CPU       SDPA
+    sm_90   FlashAttention 3, cuDNN, FlashAttention 2, SDPA             others               SDPA
 
-A ragged batch that none of the packages takes goes to the packed attention that torch itself carries ("varlen", torch 2.11).
+On a CPU, without gradients, oneDNN multiplies head by head where clips are long; SDPA does the rest. A ragged batch that none
+of the packages takes goes to the packed attention that torch itself carries ("varlen", torch 2.11).
 float32 is never narrowed: it goes to SDPA.
 """
 
@@ -30,6 +31,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .available import installed
 from .dispatch import Op
+from .onednn import product, why_not_onednn
+
+# Shorter clips are faster in SDPA, which has no loop over heads.
+_ONEDNN_FRAMES = 256
 
 
 @Op
@@ -164,6 +169,28 @@ def _why_not_varlen(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = No
 def _varlen(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
     attend = _module("torch.nn.attention.varlen").varlen_attn
     return _packed(lambda q, k, v, bounds, size: attend(q, k, v, bounds, bounds, size, size, scale=scale), q, k, v, lengths)
+
+
+def _why_not_onednn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
+    if lengths is not None:
+        return "needs a batch without lengths"
+    if q.shape[1] < _ONEDNN_FRAMES:
+        return f"needs {_ONEDNN_FRAMES} frames, below which SDPA is faster; got {q.shape[1]}"
+    return why_not_onednn(q, k, v)
+
+
+@attention.register("onednn", unless=_why_not_onednn)
+def _onednn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
+    queries = (q.float() * (q.shape[-1] ** -0.5 if scale is None else scale)).transpose(1, 2).contiguous()  # (B, H, S, D)
+    keys = k.float().transpose(1, 2).contiguous()
+    values = v.float().permute(0, 2, 3, 1).contiguous()  # (B, H, D, S)
+    out = torch.empty_like(q)
+    for item in range(len(q)):
+        for head in range(q.shape[2]):
+            weights = product(queries[item, head], keys[item, head])
+            torch.softmax(weights, -1, out=weights)
+            out[item, :, head] = product(weights, values[item, head])
+    return out
 
 
 def _why_not_sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:

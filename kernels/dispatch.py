@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from typing import Any
 
 BACKENDS = (
-    "cuda", "triton", "flash4", "flash3", "flash2", "cudnn", "varlen", "xformers", "sdpa", "cpu", "numba", "reference",
+    "cuda", "triton", "flash4", "flash3", "flash2", "cudnn", "varlen", "xformers", "onednn", "sdpa", "cpu", "numba",
+    "reference",
 )  # fmt: skip
 
 

@@ -44,6 +44,8 @@ def small(op: str, device: str = "cpu") -> tuple:
         "attention": lambda: tuple(heads),
         "modulate": lambda: tuple(_normal(*s, device=device) for s in ((2, 19, 24), (2, 24), (2, 24))),
         "gated_residual": lambda: tuple(_normal(*s, device=device) for s in ((2, 19, 24), (2, 19, 24), (2, 24))),
+        "linear": lambda: tuple(_normal(*s, device=device) for s in ((2, 19, 24), (13, 24), (13,))),
+        "convolution": lambda: tuple(_normal(*s, device=device) for s in ((2, 3, 19, 13), (5, 3, 3, 3), (5,))),
     }[op]()
 
 
@@ -69,4 +71,6 @@ def real(op: str, device: str = "cpu") -> tuple:
         "attention": lambda: tuple(_normal(1, 750, 16, 64, device=device) for _ in range(3)),
         "modulate": lambda: tuple(_normal(*s, device=device) for s in ((4, 750, 1536), (4, 1536), (4, 1536))),
         "gated_residual": lambda: tuple(_normal(*s, device=device) for s in ((4, 750, 1536), (4, 750, 1536), (4, 1536))),
+        "linear": lambda: tuple(_normal(*s, device=device) for s in ((1, 750, 1024), (3072, 1024), (3072,))),
+        "convolution": lambda: tuple(_normal(*s, device=device) for s in ((1, 128, 750, 32), (128, 128, 3, 3), (128,))),
     }[op]()

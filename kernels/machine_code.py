@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CAPABILITIES = (80, 90, 100)
@@ -44,6 +44,8 @@ CHIPS = {
     90: Chip("H100", 3.35e12, 800e12, 132 * 1.755e9),
     100: Chip("B200", 8.0e12, 2250e12, 148 * 1.85e9),
 }
+# The machine code of the H100, a faster memory.
+H200 = replace(CHIPS[90], name="H200", bandwidth=4.8e12)
 
 
 def disassemble(cubin: bytes, tools: Path) -> tuple[dict[str, int], str]:

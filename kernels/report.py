@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from . import report_cuda
-from .machine_code import CAPABILITIES, CHIPS, SHARED_LIMIT, disassemble, innermost_loop
+from .machine_code import CAPABILITIES, CHIPS, SHARED_LIMIT, Chip, disassemble, innermost_loop
 
 _OP_MODULES = ("replace_noise", "nearest_code", "simvq_loss", "attention", "modulate")
 _HALF_RATE = ("FMNMX", "FSETP", "FSEL", "FSET", "ISETP", "SEL", "IMNMX", "VIMNMX", "VIADDMNMX", "HMNMX2", "HSETP2")
@@ -136,19 +136,22 @@ class Compiled:
     @property
     def floor_s(self) -> float:
         """Estimated seconds that the reference problem takes at least: its traffic or its products."""
-        chip = CHIPS[self.capability]
-        return max(self.source.bytes_moved / chip.bandwidth, self.source.flops / chip.tensor_flops)
+        return max(self.floors(CHIPS[self.capability]))
 
     @property
     def time_s(self) -> float:
         """Estimated seconds for the reference problem; the formula is in the module's docstring."""
-        chip, units = CHIPS[self.capability], self.source.units
+        return self.time_on(CHIPS[self.capability])
+
+    def floors(self, chip: Chip) -> tuple[float, float]:
+        """Seconds of the reference problem's traffic, and of its products, on a chip."""
+        return self.source.bytes_moved / chip.bandwidth, self.source.flops / chip.tensor_flops
+
+    def time_on(self, chip: Chip) -> float:
+        """Estimated seconds on a chip of this architecture."""
+        units, (traffic, products) = self.source.units, self.floors(chip)
         epilogue = units * self.half_rate_per_unit / (64 * chip.issue)
-        return max(
-            self.source.bytes_moved / chip.bandwidth,
-            self.source.flops / chip.tensor_flops + epilogue,
-            units * self.per_unit / (128 * chip.issue),
-        )
+        return max(traffic, products + epilogue, units * self.per_unit / (128 * chip.issue))
 
 
 def compile_ahead(compilable: Compilable, capability: int) -> Compiled:

@@ -18,6 +18,7 @@ every 32 bands, with its bank conflicts. Loading samples, logarithms and the lau
 from __future__ import annotations
 
 import functools
+import math
 import re
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ from pathlib import Path
 import torch
 
 from .log_mel import MelSpec, mel_filter_bank
-from .machine_code import CAPABILITIES, CHIPS, SHARED_LIMIT
+from .machine_code import CAPABILITIES, CHIPS, SHARED_LIMIT, Chip
 
 __all__ = ["CAPABILITIES", "SHARED_LIMIT", "Kernel", "compile_ahead", "table", "why_not"]
 
@@ -116,13 +117,22 @@ class Kernel:
     @property
     def floor_s(self) -> float:
         """Seconds that the reference problem takes at least."""
-        return self.bytes_moved / CHIPS[self.capability].bandwidth
+        return self.floors(CHIPS[self.capability])[0]
 
     @property
     def time_s(self) -> float:
         """Estimated seconds for the reference problem; the formula is in the module's docstring."""
-        frames, cycles = _CLIPS * _FRAMES, CHIPS[self.capability].issue
-        return max(self.floor_s, frames * self.instructions / (128 * cycles), frames * self.accesses / cycles)
+        return self.time_on(CHIPS[self.capability])
+
+    def floors(self, chip: Chip) -> tuple[float, float]:
+        """Seconds of the reference problem's traffic on a chip, and of its transforms' arithmetic, 2.5 n log2 n a frame."""
+        flops = _CLIPS * _FRAMES * 2.5 * self.n_fft * math.log2(self.n_fft)
+        return self.bytes_moved / chip.bandwidth, flops / (2 * 128 * chip.issue)
+
+    def time_on(self, chip: Chip) -> float:
+        """Estimated seconds on a chip of this architecture."""
+        frames, cycles = _CLIPS * _FRAMES, chip.issue
+        return max(self.floors(chip)[0], frames * self.instructions / (128 * cycles), frames * self.accesses / cycles)
 
 
 def why_not() -> str | None:

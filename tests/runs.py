@@ -75,11 +75,16 @@ def failures(run: Path) -> dict[str, dict]:
     return {failure["source"]: failure for failure in map(json.loads, lines)}
 
 
-def command(*arguments: object, **options: object) -> subprocess.CompletedProcess:
-    """Run `duotok tokenize`; with one thread to a worker, as the machine may be shared."""
+def duotok(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+    """Run the command line; with one thread to a process, as the machine may be shared."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
-    line = [sys.executable, "-m", "duotok", "tokenize", *map(str, arguments)]
+    line = [sys.executable, "-m", "duotok", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, env=environment, **options)
+
+
+def command(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+    """Run `duotok tokenize`."""
+    return duotok("tokenize", *arguments, **options)
 
 
 def wait_for_journal(run: Path, before: frozenset[str] | set[str] = frozenset()) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from duotok.kernels import attention, gated_residual, modulate
 
 from .bottleneck import TRACKS
-from .transformer import rotary_table, rotate
+from .transformer import Linear, rotary_table, rotate
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class DiTBlock(nn.Module):
         super().__init__()
         self.num_heads, width = config.num_heads, config.width
         self.modulation = nn.Linear(width, 6 * width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.ffn_in = nn.Linear(width, config.ffn_ratio * width)
-        self.ffn_out = nn.Linear(config.ffn_ratio * width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
+        self.ffn_in = Linear(width, config.ffn_ratio * width)
+        self.ffn_out = Linear(config.ffn_ratio * width, width)
         _zero(self.modulation)
 
     def forward(self, x: Tensor, context: Tensor, table: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class SemanticModel(nn.Module):
         return self.trunk(self.mel(wave), tracks, seed)
 
     def encode(self, wave: Tensor, tracks: Tensor) -> Tensor:
-        """Tokenize waves with the front half alone.
+        """Tokenize waves with the front half alone, in the weights' precision behind the Mel frames, which keep the waves'.
 
         Args:
             wave: (B, S) mono in [-1, 1], S a multiple of four hops.
@@ -59,7 +59,8 @@ class SemanticModel(nn.Module):
         Returns:
             (B, T) int64 codes.
         """
-        return self.trunk.bottleneck(self.trunk.encode(self.mel(wave)), tracks).indices
+        mel = self.mel(wave).to(self.trunk.norm.weight.dtype)
+        return self.trunk.bottleneck(self.trunk.encode(mel), tracks).indices
 
     def export(self) -> SemanticModel:
         """Copy the model with its quantizers frozen to the effective codes (kind "codebook"), in eval mode.

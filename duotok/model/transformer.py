@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from duotok.kernels import attention
+from duotok.kernels import attention, linear
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
+class Linear(nn.Linear):
+    """A linear layer that can do what follows it in the same pass; see `duotok.kernels.linear`."""
+
+    def forward(self, x: Tensor, gelu: bool = False, add: Tensor | None = None) -> Tensor:
+        """Transform x (..., K); `add` (..., N) is the residual stream."""
+        return linear(x, self.weight, self.bias, gelu, add)
+
+
 class Block(nn.Module):
     """Self-attention and a feed-forward network, each behind a LayerNorm and beside a residual."""
 
@@ -54,11 +62,11 @@ class Block(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         self.attention_norm = nn.LayerNorm(config.width)
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.out = nn.Linear(config.width, config.width)
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.out = Linear(config.width, config.width)
         self.ffn_norm = nn.LayerNorm(config.width)
-        self.ffn_in = nn.Linear(config.width, config.ffn_width)
-        self.ffn_out = nn.Linear(config.ffn_width, config.width)
+        self.ffn_in = Linear(config.width, config.ffn_width)
+        self.ffn_out = Linear(config.ffn_width, config.width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, table: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -66,9 +74,12 @@ class Block(nn.Module):
         qkv = self.qkv(self.attention_norm(x))
         q, k, v = rearrange(qkv, "b t (three h d) -> three b t h d", three=3, h=self.num_heads)
         mixed = attention(rotate(q, table), rotate(k, table), v, lengths)
-        x = x + self.dropout(self.out(rearrange(mixed, "b t h d -> b t (h d)")))
-        hidden = nn.functional.gelu(self.ffn_in(self.ffn_norm(x)))
-        return x + self.dropout(self.ffn_out(self.dropout(hidden)))
+        x = self._add(x, self.out, rearrange(mixed, "b t h d -> b t (h d)"))
+        return self._add(x, self.ffn_out, self.dropout(self.ffn_in(self.ffn_norm(x), gelu=True)))
+
+    def _add(self, x: Tensor, layer: Linear, hidden: Tensor) -> Tensor:
+        """Add what the layer makes of hidden to the residual stream, dropout between them."""
+        return x + self.dropout(layer(hidden)) if self.training else layer(hidden, add=x)
 
 
 class Stack(nn.Module):

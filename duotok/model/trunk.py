@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from duotok.kernels import convolution
+
 from .bottleneck import BottleneckConfig, BottleneckOutput, make_bottleneck
-from .transformer import Stack, TransformerConfig
+from .transformer import Linear, Stack, TransformerConfig
 
 DOWNSAMPLING = 4
+# Frames beside a piece that its convolutions see: 9 Mel frames on either side.
+_HALO = 3
+# Larger tensors are not taken from the C library's heap, and every use of a page of theirs begins with a page fault.
+_HEAP = 2**25
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,20 @@ class ResidualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve time and frequency of x (B, C, T, F)."""
-        return (self.path(x) + self.shortcut(x)).relu_()
+        if self.training:
+            return (self.path(x) + self.shortcut(x)).relu_()
+        first, norm, _, second, last_norm = self.path
+        hidden = convolution(x, *_folded(first, norm), stride=2, relu=True)
+        beside = convolution(x, *_folded(*self.shortcut), stride=2)
+        return convolution(hidden, *_folded(second, last_norm), relu=True, add=beside)
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Compute weight and bias of the one convolution that equals this one and a BatchNorm in use."""
+    wide = torch.promote_types(conv.weight.dtype, torch.float32)
+    scale = norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps).rsqrt()
+    weight, bias = conv.weight * scale[:, None, None, None], (conv.bias - norm.running_mean) * scale + norm.bias
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
 class Downsample(nn.Module):
@@ -54,12 +74,25 @@ class Downsample(nn.Module):
     def __init__(self, n_mels: int, channels: int, width: int) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(ResidualConv(1, channels), ResidualConv(channels, channels))
-        self.project = nn.Linear(channels * -(-n_mels // DOWNSAMPLING), width)
+        self.project = Linear(channels * -(-n_mels // DOWNSAMPLING), width)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Map mel (B, 4T, F) to (B, T, D)."""
-        x = self.convolutions(mel[:, None])  # (B, C, T, F/4)
-        return self.project(rearrange(x, "b c t f -> b t (c f)"))
+        """Map mel (B, 4T, F) to (B, T, D); in use on a CPU piece by piece, which gives the same and takes less memory."""
+        frames = -(-mel.shape[1] // DOWNSAMPLING)
+        size = frames if self.training or mel.device.type != "cpu" else self._piece(mel, frames)
+        pieces = []
+        for start in range(0, frames, size):
+            end, first = start + size, max(start - _HALO, 0)
+            x = self.convolutions(mel[:, None, DOWNSAMPLING * first : DOWNSAMPLING * (end + _HALO)])  # (B, C, T', F/4)
+            x = x[:, :, start - first : end - first]
+            pieces.append(self.project(rearrange(x, "b c t f -> b t (c f)")))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+    def _piece(self, mel: Tensor, frames: int) -> int:
+        """Frames of a piece: as many as keep every activation below `_HEAP`, in equal parts."""
+        per_frame = len(mel) * mel.shape[2] * self.project.in_features // -(-mel.shape[2] // DOWNSAMPLING) * mel.element_size()
+        most = max(_HEAP // per_frame - 2 * _HALO, 4 * _HALO)
+        return -(-frames // -(-frames // most)) if frames else 1
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import make_scores
 import numpy as np
 import pytest
 import soundfile
+from runs import duotok
 
 from duotok.corpus.songs import read_manifest
 from duotok.dataset.build import Scores, _choose, build_tiny, song_id
@@ -229,20 +230,11 @@ def test_real_songs_are_copied_with_the_words_that_may_be_used(tmp_path):
         list(find_pairs(tmp_path))
 
 
-def duotok(*arguments: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "duotok", "corpus", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
-
-
-@pytest.mark.parametrize("command", ["build", "index", "stems"])
-def test_help_shows_an_example(command):
-    done = duotok(command, "--help")
-    assert done.returncode == 0 and f"Example: duotok corpus {command}" in done.stdout
-
-
 def test_missing_programs_are_one_line_with_the_remedy(tmp_path):
     scores = write_scores(tmp_path)
-    done = duotok("build", "tiny", "-o", tmp_path / "c", "--lieder", scores, env={**os.environ, "PATH": str(tmp_path)})
+    done = duotok(
+        "corpus", "build", "tiny", "-o", tmp_path / "c", "--lieder", scores, env={**os.environ, "PATH": str(tmp_path)}
+    )
     assert done.returncode == 2 and not (tmp_path / "c").exists()
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert "missing: flite, fluidsynth" in line and "apt-get install flite fluidsynth fluid-soundfont-gm" in line
@@ -250,40 +242,12 @@ def test_missing_programs_are_one_line_with_the_remedy(tmp_path):
         find_soundfont(tmp_path / "none.sf2")
 
 
-def test_index_and_stems_end_with_3_if_songs_are_left_out(tmp_path):
-    (tmp_path / "a").mkdir()
-    make_audio.write(tmp_path / "a" / "x.wav", make_audio.music(1.0), 44_100)
-    (tmp_path / "a" / "bad.mp3").write_bytes(b"")
-    done = duotok("index", tmp_path / "a", "-o", tmp_path / "m.jsonl")
-    assert done.returncode == 3 and "left out: bad: empty_file: " in done.stderr
-    assert f"1 songs, 0.0 minutes in {tmp_path / 'm.jsonl'}, 1 left out" in done.stdout
-    (tmp_path / "a" / "bad.mp3").unlink()
-    assert duotok("index", tmp_path / "a", "-o", tmp_path / "m.jsonl").returncode == 0
-    no_separator, no_weights = ("--separate", "none"), ("--separator-weights", tmp_path / "m.jsonl")
-    for arguments, message in ((no_separator, "expected a separator"), (no_weights, "expected safetensors of htdemucs")):
-        done = duotok("stems", tmp_path / "m.jsonl", "-o", tmp_path / "s", *arguments)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
-
-
 @needs_tools
 def test_a_build_that_is_stopped_goes_on(corpus, tmp_path):
     folder, sources, _ = corpus
-    arguments = [
-        "build",
-        "tiny",
-        "-o",
-        tmp_path,
-        "--lieder",
-        sources / "scores.zip",
-        "--minutes",
-        1,
-        "--seed",
-        3,
-        "--workers",
-        1,
-    ]
-    command = [sys.executable, "-m", "duotok", "corpus", *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    arguments = ["build", "tiny", "-o", tmp_path, "--lieder", sources / "scores.zip", "--minutes", 1, "--seed", 3]
+    arguments = ["corpus", *map(str, arguments), "--workers", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "duotok", *arguments], stderr=subprocess.PIPE, text=True)
     songs = tmp_path / "songs"
     deadline = time.monotonic() + 60
     while not (songs.is_dir() and any(path.name.startswith("lieder-") for path in songs.iterdir())):

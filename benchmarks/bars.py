@@ -1,0 +1,137 @@
+"""The bars that were set before the work, and where what was measured stands: a file of results, a benchmark or keys, a key.
+
+reached(bar) -> the number, or None where it has not been measured
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+CPU, AUDIO, JOBS, ROOFLINE = (
+    ("cpu-epyc.json",),
+    ("cpu-epyc.json", "cpu-torchaudio.json"),
+    ("jobs-cpu.json",),
+    ("roofline.json",),
+)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar.
+
+    Attributes:
+        what: is measured.
+        bar: to reach.
+        files: of results, the first that holds the number counts.
+        keys: way to the number in the file; a benchmark's name first where pytest-benchmark wrote it.
+        unit: "x", "%", "MB", "dB" or "".
+        at_most: whether less is better.
+        why: said where the bar is missed.
+    """
+
+    what: str
+    bar: float
+    files: tuple[str, ...]
+    keys: tuple[str, ...]
+    unit: str = "x"
+    at_most: bool = False
+    why: str = ""
+
+
+BARS = (
+    *(
+        Bar(f"`nearest_code`, d = {width}, against faiss IndexFlatL2", bar, CPU, (f"bench_search[{width}]", "faiss_over_ours"))
+        for width, bar in ((64, 2.5), (128, 2.5), (256, 1.6), (512, 1.6))
+    ),
+    *(
+        Bar(f"`nearest_code`, d = {width}, against torch.cdist", 3, CPU, (f"bench_search[{width}]", "cdist_over_ours"))
+        for width in (64, 128, 256, 512)
+    ),
+    Bar("`nearest_code`, d = 512, memory beyond its input", 64, CPU, ("bench_search[512]", "peak_extra_mb"), "MB", True),
+    Bar("`replace_noise`, forward, against eager torch", 3, CPU, ("bench_replace_noise[forward-frames]", "eager_over_ours")),
+    Bar(
+        "`simvq_loss`, forward and backward, against vector-quantize-pytorch", 3, CPU,
+        ("bench_simvq_after_the_search", "peer_over_ours"),
+    ),
+    Bar(
+        "SimVQ with its search: memory, of vector-quantize-pytorch's", 0.10, CPU,
+        ("bench_simvq_with_the_search", "share_of_peer_memory"), "%", True,
+    ),
+    Bar("`log_mel` against torchaudio", 8, AUDIO, ("bench_torchaudio", "torchaudio_over_ours")),
+    Bar("`log_mel` against librosa", 5, AUDIO, ("bench_librosa", "librosa_over_ours")),
+    Bar("`log_mel` against kaldi-native-fbank, one thread each", 10, AUDIO, ("bench_kaldi", "kaldi_over_ours")),
+    Bar("Mel and chroma at once, over Mel alone", 1.4, AUDIO, ("bench_both", "ours_over_mel_alone"), "x", True),
+    Bar("`log_mel`, memory, output included", 32, AUDIO, ("bench_memory_and_peaks", "peak_extra_mb"), "MB", True),
+    Bar(
+        "front half at paper size, float32: of what plain products of its shapes reach", 0.90, CPU,
+        ("bench_front_half[paper-float32]", "share_of_products"), "%",
+    ),
+    Bar(
+        "front half at paper size, bfloat16: of what plain products of its shapes reach", 0.80, CPU,
+        ("bench_front_half[paper-bfloat16]", "share_of_products"), "%",
+    ),
+    Bar("front blocks against Wav2Vec2-Conformer", 1, CPU, ("bench_against_conformer[paper-float32]", "conformer_over_ours")),
+    Bar("calling an op, beyond the bare function", 5, CPU, ("bench_dispatch_overhead", "overhead_us"), "us", True),
+    *(
+        Bar(
+            f"coarse search on sm_90, d = {width}: instructions for a (row, code) pair", 2.2, ROOFLINE,
+            (f"nearest_code coarse d={width}", "instructions_per_unit", "H100"), "", True,
+        )
+        for width in (64, 128)
+    ),
+    Bar(
+        "noise on sm_90: instructions for an element", 60, ROOFLINE,
+        ("replace_noise elements", "instructions_per_unit", "H100"), "", True,
+    ),
+    Bar(
+        "a job: share of decoding, features and encoding", 0.85, JOBS,
+        ("bench_one_worker[1]", "share_decode_features_encode"), "%",
+    ),
+    Bar(
+        "a job: two workers against one", 1.7, JOBS, ("bench_two_workers", "ratio_to_one_worker"),
+        why="one worker's threads that decode already fill the second of the two cores",
+    ),
+    Bar(
+        "a job against a plain loop", 3, JOBS, ("bench_plain_loop", "ratio_of_two_workers"),
+        why="decoding the files, which both do alike, takes most of the time on two cores",
+    ),
+    Bar("kills of a running job that changed no byte", 100, ("jobs-kills.json",), ("total",), ""),
+    Bar(
+        "separation: vocal SDR of the released Spleeter model, median", 8, ("separation.json",),
+        ("mixes", "as released", "all", "sdr_vocals", "median"), "dB",
+        why="vocals of these songs are 7 dB below the accompaniment; with equal loudness the model's median is 8.3 dB",
+    ),
+)  # fmt: skip
+
+
+@functools.cache
+def results(name: str) -> dict:
+    """Read a file of results; benchmarks and kernels of the roofline by name, without the prefix of their file."""
+    path = RESULTS / name
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if "benchmarks" in found:
+        return {run["name"]: run["extra_info"] for run in found["benchmarks"]}
+    if name == "roofline.json":
+        return {f"{row['op']} {row['kernel']}": row for row in found.get("rows", [])}
+    return found
+
+
+def reached(bar: Bar) -> float | None:
+    """Look up what was measured; None if no file has it."""
+    for name in bar.files:
+        value: object = results(name)
+        for key in bar.keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, int | float):
+            return float(value)
+    return None
+
+
+def holds(bar: Bar) -> bool | None:
+    """Whether the bar is reached; None if it has not been measured."""
+    value = reached(bar)
+    return None if value is None else value <= bar.bar if bar.at_most else value >= bar.bar

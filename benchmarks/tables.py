@@ -1,0 +1,198 @@
+"""The tables and charts of the documentation, made from the results: every bar that was set, those missed too, and why.
+
+python benchmarks/tables.py            write them: between `<!-- results: NAME -->` and `<!-- /results -->` in README.md and
+                                       docs/benchmarks.md, and docs/speed.png and docs/roofline.png
+python benchmarks/tables.py --check    exit code 1, and the names, where they are not what would be written
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bars import BARS, CPU, RESULTS, Bar, holds, reached, results
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/benchmarks.md")
+MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+def quantity(value: float, unit: str) -> str:
+    """Write a number with its unit: 2.7x, 93 %, 12 MB."""
+    if unit == "%":
+        return f"{100 * value:.0f} %"
+    text = f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2g}" if value < 1 else f"{value:.1f}"
+    return text + {"x": "x", "": ""}.get(unit, f" {unit}")
+
+
+def line(*cells: str) -> str:
+    """Write a row of a table."""
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def head(*names: str) -> str:
+    """Write the first two rows of a table."""
+    return line(*names) + "|---" * len(names) + "|\n"
+
+
+def bars_table() -> str:
+    """Every bar, what was measured, and why where it is missed."""
+    rows = []
+    for bar in BARS:
+        value, verdict = reached(bar), {None: "not measured", True: "yes", False: f"**no**: {bar.why}".rstrip(": ")}[holds(bar)]
+        set_to = ("at most " if bar.at_most else "") + quantity(bar.bar, bar.unit)
+        rows.append(line(bar.what, set_to, "-" if value is None else quantity(value, bar.unit), verdict))
+    return head("what", "bar", "measured", "held") + "".join(rows)
+
+
+def _rivals(info: dict) -> str:
+    names = [key.removesuffix("_over_ours") for key in info if key.endswith("_over_ours")]
+    return ", ".join(f"{name} {quantity(info[f'{name}_over_ours'], 'x')}" for name in names)
+
+
+def cpu_table() -> str:
+    """Every benchmark of the processor: time, rivals' time over it, rates, shares of the measured peaks."""
+    rows = []
+    for name, info in results(CPU[0]).items():
+        if "ours_ms" not in info:
+            continue
+        rates = [f"{info[key]:.0f} {unit}" for key, unit in (("gbytes_s", "GB/s"), ("gflops", "GFLOP/s")) if key in info]
+        peaks = [
+            f"{100 * info[key]:.0f} % of {peak}"
+            for key, peak in (("of_copy_peak", "copy"), ("of_gemm_peak", "GEMM"), ("share_of_products", "products"))
+            if key in info
+        ]
+        rows.append(
+            line(
+                f"`{name.removeprefix('bench_')}`", f"{info['ours_ms']:.3g}", _rivals(info), ", ".join(rates), ", ".join(peaks)
+            )
+        )
+    return head("benchmark", "ms", "rivals take", "rate", "peak") + "".join(rows)
+
+
+def gpu_table() -> str:
+    """Every benchmark of the H100."""
+    rows = []
+    for name, info in results("h100.json").items():
+        if "ours_ms" in info:
+            peak = f"{100 * info['of_copy_peak']:.0f} % of copy" if "of_copy_peak" in info else ""
+            peak = peak or (f"{100 * info['of_float16_peak']:.0f} % of product" if "of_float16_peak" in info else "")
+            rows.append(line(f"`{name.removeprefix('bench_')}`", f"{info['ours_ms']:.3g}", _rivals(info), peak))
+    plans = json.loads((RESULTS / "h100-search.json").read_text(encoding="utf-8"))["plans"]
+    rows += [line(f"`nearest_code[{p['width']}]`", f"{p['total_ms']:.3g}", "", "") for p in plans if p["default"]]
+    return head("benchmark", "ms", "rivals take", "peak") + "".join(rows)
+
+
+def roofline_table() -> str:
+    """What roofline.py wrote."""
+    return (RESULTS / "roofline.md").read_text(encoding="utf-8")
+
+
+TABLES = {"bars": bars_table, "cpu": cpu_table, "gpu": gpu_table, "roofline": roofline_table}
+
+
+def filled(page: str) -> str:
+    """Put every table between its marks.
+
+    Raises:
+        ValueError: for a mark with an unknown name.
+    """
+
+    def fill(found: re.Match) -> str:
+        if found[2] not in TABLES:
+            raise ValueError(f"tables: expected one of {', '.join(TABLES)}; got {found[2]!r}; correct the mark")
+        return f"{found[1]}{TABLES[found[2]]()}{found[3]}"
+
+    return MARKED.sub(fill, page)
+
+
+def speeds() -> list[tuple[Bar, float]]:
+    """Bars of the first chart: how many times faster than a rival."""
+    return [(bar, value) for bar in BARS if bar.unit == "x" and not bar.at_most and (value := reached(bar)) is not None]
+
+
+def draw_speeds(path: Path, stamp: str) -> None:
+    """Draw times of rivals over ours, and the bars that were set."""
+    import matplotlib.pyplot as plt
+
+    chosen = speeds()[::-1]
+    figure, axes = plt.subplots(figsize=(9, 0.34 * len(chosen) + 1.2), layout="constrained")
+    colours = ["#2a6f97" if holds(bar) else "#c1121f" for bar, _ in chosen]
+    axes.barh([bar.what.replace("`", "") for bar, _ in chosen], [value for _, value in chosen], color=colours)
+    for place, (bar, value) in enumerate(chosen):
+        axes.plot([bar.bar] * 2, [place - 0.45, place + 0.45], color="black", linewidth=2)
+        axes.text(value, place, f" {value:.1f}x", va="center")
+    axes.set(xscale="log", xlim=(0.9, 1.3 * max(value for _, value in chosen)))
+    axes.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes.set_xlabel("rival's time over ours; black: the bar that was set; red: missed")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110, metadata={"Description": stamp})
+    plt.close(figure)
+
+
+def draw_roofline(path: Path, stamp: str) -> None:
+    """Draw floor, estimate and measurement of every GPU kernel on the H100."""
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in list(results("roofline.json").values())[::-1] if "H100" in row["chips"]]
+    figure, axes = plt.subplots(figsize=(9, 0.3 * len(rows) + 1.2), layout="constrained")
+    for place, row in enumerate(rows):
+        chip = row["chips"]["H100"]
+        axes.barh(place, max(chip["bytes_us"], chip["arithmetic_us"]), color="#bcd4e6", label="floor" if not place else None)
+        axes.plot(chip["estimate_us"], place, "|", color="black", markersize=12, label="estimate" if not place else None)
+        if "H100" in row["measured_us"]:
+            axes.plot(row["measured_us"]["H100"], place, "o", color="#c1121f")
+    axes.plot([], [], "o", color="#c1121f", label="measured")
+    axes.set_yticks(range(len(rows)), [f"{row['op']}, {row['kernel']}" for row in rows])
+    axes.set(xscale="log", xlabel="microseconds on an H100")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=110, metadata={"Description": stamp})
+    plt.close(figure)
+
+
+def charts() -> dict[str, tuple[object, str]]:
+    """For each chart what draws it, and a hash of what it shows, which goes into the file."""
+    shown = {
+        "docs/speed.png": (draw_speeds, [(bar.what, bar.bar, value) for bar, value in speeds()]),
+        "docs/roofline.png": (draw_roofline, results("roofline.json")),
+    }
+    return {
+        name: (draw, hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest())
+        for name, (draw, data) in shown.items()
+    }
+
+
+def stale(root: Path) -> list[str]:
+    """Name the pages and charts under a folder that are not what would be written."""
+    pages = [root / name for name in PAGES]
+    found = [str(page.relative_to(root)) for page in pages if (text := page.read_text(encoding="utf-8")) != filled(text)]
+    for name, (_, stamp) in charts().items():
+        if not (root / name).exists() or stamp.encode() not in (root / name).read_bytes():
+            found.append(name)
+    return found
+
+
+def main(arguments: Sequence[str], root: Path = ROOT) -> int:
+    """Write everything, or check it."""
+    parser = argparse.ArgumentParser(prog="python benchmarks/tables.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if something is stale")
+    given = parser.parse_args(arguments)
+    if given.check:
+        found = stale(root)
+        print("\n".join(f"{name}: not what benchmarks/tables.py writes" for name in found))
+        return 1 if found else 0
+    for page in (root / name for name in PAGES):
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, (draw, stamp) in charts().items():
+        draw(root / name, stamp)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
