@@ -93,7 +93,66 @@ def roofline_table() -> str:
     return (RESULTS / "roofline.md").read_text(encoding="utf-8")
 
 
-TABLES = {"bars": bars_table, "cpu": cpu_table, "gpu": gpu_table, "roofline": roofline_table}
+# Stage -> what goes in, what comes out, and the scores of its log that count.
+STAGES = {
+    "stage1": ("mixtures", "a run", {"cross_entropy": "cross-entropy", "accuracy": "accuracy"}),
+    "stage2": ("mixtures, stems, lyrics; stage 1", "a run", {"mel": "Mel L1", "chroma": "chroma L1", "masks": "masks L1"}),
+    "stage3": (
+        "stems, lyrics; stage 2", "a tokenizer",
+        {"mel": "Mel L1", "chroma": "chroma L1", "character_errors": "character errors"},
+    ),
+    "vae": ("mixtures, stems", "an autoencoder", {"mel_distance": "Mel distance"}),
+    "stage4": (
+        "stems; tokenizer and autoencoder", "a tokenizer that decodes",
+        {"epsilon": "L_eps", "si_snr_improvement": "SI-SNR improvement, dB"},
+    ),
+}  # fmt: skip
+
+
+def stages_table() -> str:
+    """What each stage of the shipped tokenizer took, cost and reached."""
+    found = json.loads((ROOT / "duotok" / "checkpoints" / "tiny" / "results.json").read_text(encoding="utf-8"))
+    rows = []
+    for name, (takes, gives, scores) in STAGES.items():
+        run = found["runs"][name]
+        told = ", ".join(f"{label} {run['evaluations'][-1][key]:.3g}" for key, label in scores.items())
+        rows.append(line(f"`tiny/{name}`", takes, gives, f"{run['steps']} steps, {run['seconds']:.0f} s", told))
+    return head("`duotok train`", "input", "output", f"cost on {found['trained_on']}", "held-out score") + "".join(rows)
+
+
+# Module -> what it replaces, and the benchmark that has both: file, name, key, rival.
+DROP_INS = {
+    "MelSpectrogram": (
+        "torchaudio.transforms'; `log=\"db\"` adds AmplitudeToDB in the same pass",
+        ("cpu-torchaudio.json", "bench_torchaudio", "torchaudio_over_ours"),
+    ),
+    "ChromaSpectrogram": ("torchaudio.prototype.transforms'", None),
+    "SimVQ": ("vector-quantize-pytorch's", ("cpu-epyc.json", "bench_simvq_with_the_search", "peer_over_ours")),
+    "RandomProjectionQuantizer": (
+        "vector-quantize-pytorch's; its search", ("cpu-epyc.json", "bench_search[64]", "cdist_over_ours"),
+    ),
+    "SimVQ1D": ("the SimVQ authors'", None),
+    "Attention": ("torch.nn.MultiheadAttention, with lengths instead of a mask", None),
+}  # fmt: skip
+
+
+def drop_ins_table() -> str:
+    """Modules, what they replace, and how much faster they are on a CPU where that was measured."""
+    rows = []
+    for name, (replaces, place) in DROP_INS.items():
+        value = results(place[0]).get(place[1], {}).get(place[2]) if place else None
+        rows.append(line(f"`{name}`", replaces, "-" if value is None else quantity(value, "x")))
+    return head("module", "replaces", "faster, 2 CPU cores") + "".join(rows)
+
+
+TABLES = {
+    "bars": bars_table,
+    "cpu": cpu_table,
+    "gpu": gpu_table,
+    "roofline": roofline_table,
+    "stages": stages_table,
+    "dropins": drop_ins_table,
+}
 
 
 def filled(page: str) -> str:
