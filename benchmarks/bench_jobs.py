@@ -2,7 +2,8 @@
 
 Each round is a whole command in processes of its own, start-up included; what is compared with it runs right before. The songs
 are three minutes each of those in the folder DUOTOK_SONGS (pairs X_vocals.*, X_accomp.*), or of ../shared/data/songs; without
-them there is nothing to measure.
+them there is nothing to measure. Where others compute at the same time, run it before them (chrt -r 1): the load average then
+counts those who wait.
 """
 
 from __future__ import annotations
@@ -77,6 +78,14 @@ def measure(*line: object) -> dict[str, float]:
     return {"wall_s": wall, "cpu_s": cpu, "times_real_time": audio / wall, "load_average": os.getloadavg()[0]}
 
 
+def share_of_work(shares: dict[str, float], beside: bool) -> float:
+    """Add up what an encoder's thread spends on decoding, features and encoding.
+
+    One with decoders beside it waits for nothing but them, which run at the same time as it the rest of the time.
+    """
+    return shares["features"] + shares["encode"] + (min(shares["wait"], shares["decode"]) if beside else shares["decode"])
+
+
 def tokenize(manifest: Path, run: Path, *options: object) -> dict[str, float]:
     """Measure a job, and where its workers' time went."""
     found = measure(
@@ -85,9 +94,7 @@ def tokenize(manifest: Path, run: Path, *options: object) -> dict[str, float]:
     report = json.loads((run / "report.json").read_text())
     assert (report["num_songs"], report["num_missing"]) == (NUM_SONGS, 0)
     shares = report["shares"]
-    # An encoder waits for nothing but its decoders, which run beside it the rest of the time.
-    beside = min(shares["wait"], shares["decode"]) if shares["wait"] else shares["decode"]
-    found["share_decode_features_encode"] = shares["features"] + shares["encode"] + beside
+    found["share_decode_features_encode"] = share_of_work(shares, beside="--decoders" not in options)
     found["times_real_time_at_work"] = report["hours_per_hour"]  # without the start-up
     return {**found, "shares": shares}
 
