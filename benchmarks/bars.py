@@ -43,8 +43,8 @@ class Bar:
 
 
 _FRONT = (
-    "attention's softmax and copies take a tenth of a block, and on two threads the convolutions fall behind, why is not known; "
-    "against torch.mm alone, which is slower than oneDNN here, the share would be higher"
+    "attention's softmax and copies take 8 % of a block on one thread (profiled); the rest of the gap, on two threads, is not "
+    "explained: huge pages and convolutions in pieces changed nothing"
 )
 
 BARS = (
