@@ -17,10 +17,6 @@ from .bottleneck import BottleneckConfig, BottleneckOutput, make_bottleneck
 from .transformer import Linear, Stack, TransformerConfig
 
 DOWNSAMPLING = 4
-# Frames beside a piece that its convolutions see: 9 Mel frames on either side.
-_HALO = 3
-# Larger tensors are not taken from the C library's heap, and every use of a page of theirs begins with a page fault.
-_HEAP = 2**25
 
 
 @dataclass(frozen=True)
@@ -77,22 +73,9 @@ class Downsample(nn.Module):
         self.project = Linear(channels * -(-n_mels // DOWNSAMPLING), width)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Map mel (B, 4T, F) to (B, T, D); in use on a CPU piece by piece, which gives the same and takes less memory."""
-        frames = -(-mel.shape[1] // DOWNSAMPLING)
-        size = frames if self.training or mel.device.type != "cpu" else self._piece(mel, frames)
-        pieces = []
-        for start in range(0, frames, size):
-            end, first = start + size, max(start - _HALO, 0)
-            x = self.convolutions(mel[:, None, DOWNSAMPLING * first : DOWNSAMPLING * (end + _HALO)])  # (B, C, T', F/4)
-            x = x[:, :, start - first : end - first]
-            pieces.append(self.project(rearrange(x, "b c t f -> b t (c f)")))
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
-
-    def _piece(self, mel: Tensor, frames: int) -> int:
-        """Frames of a piece: as many as keep every activation below `_HEAP`, in equal parts."""
-        per_frame = len(mel) * mel.shape[2] * self.project.in_features // -(-mel.shape[2] // DOWNSAMPLING) * mel.element_size()
-        most = max(_HEAP // per_frame - 2 * _HALO, 4 * _HALO)
-        return -(-frames // -(-frames // most)) if frames else 1
+        """Map mel (B, 4T, F) to (B, T, D)."""
+        x = self.convolutions(mel[:, None])  # (B, C, T, F/4)
+        return self.project(rearrange(x, "b c t f -> b t (c f)"))
 
 
 @dataclass(frozen=True)
