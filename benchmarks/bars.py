@@ -42,10 +42,7 @@ class Bar:
     why: str = ""
 
 
-_FRONT = (
-    "attention's softmax and copies take 8 % of a block on one thread (profiled); the rest of the gap, on two threads, is not "
-    "explained: huge pages and convolutions in pieces changed nothing"
-)
+_FRONT = "attention's softmax and copies take 8 % of a block on one thread (profiled); the rest of the gap is not explained"
 
 BARS = (
     *(
@@ -71,13 +68,13 @@ BARS = (
     Bar("`log_mel` against kaldi-native-fbank, one thread each", 10, AUDIO, ("bench_kaldi", "kaldi_over_ours")),
     Bar("Mel and chroma at once, over Mel alone", 1.4, AUDIO, ("bench_both", "ours_over_mel_alone"), "x", True),
     Bar("`log_mel`, memory, output included", 32, AUDIO, ("bench_memory_and_peaks", "peak_extra_mb"), "MB", True),
-    Bar(
-        "front half at paper size, float32: of what plain products of its shapes reach", 0.90, CPU,
-        ("bench_front_half[paper-float32]", "share_of_products"), "%", why=_FRONT,
-    ),
-    Bar(
-        "front half at paper size, bfloat16: of what plain products of its shapes reach", 0.80, CPU,
-        ("bench_front_half[paper-bfloat16]", "share_of_products"), "%", why=_FRONT,
+    *(
+        Bar(
+            f"front half at paper size, {dtype}: of what {rival} reaches at its shapes", bar, CPU,
+            (f"bench_front_half[paper-{dtype}]", key), "%", why=_FRONT,
+        )
+        for dtype, bar in (("float32", 0.90), ("bfloat16", 0.80))
+        for rival, key in (("torch.mm", "share_of_mm"), ("the faster of torch.mm and oneDNN", "share_of_products"))
     ),
     Bar("front blocks against Wav2Vec2-Conformer", 1, CPU, ("bench_against_conformer[paper-float32]", "conformer_over_ours")),
     Bar("calling an op, beyond the bare function", 5, CPU, ("bench_dispatch_overhead", "overhead_us"), "us", True),

@@ -26,7 +26,7 @@ def quantity(value: float, unit: str) -> str:
     """Write a number with its unit: 2.7x, 93 %, 12 MB."""
     if unit == "%":
         return f"{100 * value:.0f} %"
-    text = f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2g}" if value < 1 else f"{value:.1f}"
+    text = f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2g}" if value < 1 else f"{value:.3g}"
     return text + {"x": "x", "": ""}.get(unit, f" {unit}")
 
 
