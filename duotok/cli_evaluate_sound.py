@@ -92,7 +92,8 @@ def invariance(
         if "error" in found:
             err.print(f"note: {name}: {line(found['error'])}")
     about = {"songs": [song.id for song in held_out], "seconds": clips.shape[-1] / made.sample_rate, "config": asdict(config)}
-    write_results(out, made.describe() | about | {"results": results}, results)
+    rates = {name: found["miss_rate"] for name, found in results.items() if "miss_rate" in found}
+    write_results(out, made.describe() | about | {"results": results}, {"miss rate": rates})
 
 
 def tagging(

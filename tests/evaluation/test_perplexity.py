@@ -41,29 +41,6 @@ def test_rate_warms_up_and_ends_at_its_floor():
     assert rates[525] == pytest.approx(0.995, abs=1e-3)
 
 
-def test_the_model_is_qwen2():
-    transformers = pytest.importorskip("transformers", reason="needs the extra: pip install 'duotok[evaluate]'")
-    ours = DualTrackLM(LanguageModelConfig(40, 2, 32, 2, 4, 2, 48)).double()
-    config = transformers.Qwen2Config(
-        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        rms_norm_eps=1e-6, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, attn_implementation="eager",
-    )  # fmt: skip
-    theirs = transformers.Qwen2Model(config).double()
-    for block, layer in zip(ours.blocks, theirs.layers, strict=True):
-        names = ("q_proj", "k_proj", "v_proj")
-        for part in ("weight", "bias"):
-            for name, value in zip(names, getattr(block.qkv, part).split((32, 16, 16)), strict=True):
-                getattr(getattr(layer.self_attn, name), part).data = value
-        layer.self_attn.o_proj.weight.data = block.out.weight
-        layer.mlp.gate_proj.weight.data, layer.mlp.up_proj.weight.data = block.ffn_in.weight.chunk(2)
-        layer.mlp.down_proj.weight.data = block.ffn_out.weight
-    ours.start.data.normal_()
-    codes = torch.randint(40, (2, 2, 9))
-    embedded = ours.project(torch.cat([table(codes[:, i]) for i, table in enumerate(ours.embeddings)], dim=-1))
-    inputs = torch.cat((ours.start.expand(2, 1, -1), embedded[:, :-1]), dim=1)
-    torch.testing.assert_close(ours(codes), theirs(inputs_embeds=inputs).last_hidden_state, rtol=1e-5, atol=1e-6)
-
-
 def test_benchmark_s_sizes_have_the_benchmark_s_parameters():
     with torch.device("meta"):
         model = DualTrackLM(replace(PerplexityConfig().model, codebook_size=32_771))
