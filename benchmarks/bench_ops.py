@@ -68,9 +68,8 @@ def bench_op(record, name, backend, size, backward):
     expected, got = whole(op.reference, arguments)(), whole(partial(op.run, backend), arguments)()
     if isinstance(got, torch.Tensor | tuple):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-2)
-    moved, flops = bytes_and_flops(name, arguments, expected)
     group = f"{name}, {size}, {'forward and backward' if backward else 'forward'}"
-    rates = (0, 0.0) if backward else (moved, flops)
+    rates = (0, 0.0) if backward else bytes_and_flops(name, arguments, expected)
     record(group, {"ours": whole(partial(op.run, backend), arguments)}, *rates)
 
 

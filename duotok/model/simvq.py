@@ -101,6 +101,8 @@ class Codebook(nn.Module):
         return self.table
 
     def _search_form(self) -> PreparedCodebook:
+        if self.table.is_inference():  # such tensors do not count their changes
+            return prepare(self.table)
         state = (self.table.data_ptr(), self.table._version)  # changes when the codes are moved or written to
         if self._prepared is None or self._prepared[0] != state:
             self._prepared = (state, prepare(self.table))

@@ -48,9 +48,9 @@ class ResidualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve time and frequency of x (B, C, T, F)."""
-        if self.training:
-            return (self.path(x) + self.shortcut(x)).relu_()
         first, norm, _, second, last_norm = self.path
+        if self.training or norm.running_mean is None:
+            return (self.path(x) + self.shortcut(x)).relu_()
         hidden = convolution(x, *_folded(first, norm), stride=2, relu=True)
         beside = convolution(x, *_folded(*self.shortcut), stride=2)
         return convolution(hidden, *_folded(second, last_norm), relu=True, add=beside)

@@ -114,7 +114,7 @@ def test_six_players_load_and_all_pictures_are_drawn(loaded):
         assert 0.8 * len(set(track)) < found - 1 <= len(set(track))
     assert loaded.chosen() == [NAMES[0]] and not loaded.is_playing()
     scores = loaded.run("return [...document.querySelectorAll('#scores td:last-child')].map((cell) => cell.textContent)")
-    assert len(scores) == 8 and all(float(score) > 0 for score in scores)
+    assert len(scores) == 10 and all(float(score) > 0 for score in scores)
 
 
 def test_one_clock_plays_all_and_a_choice_keeps_the_place(loaded):

@@ -13,7 +13,7 @@ from duotok.model.best_rq import BestRQConfig, RandomProjectionQuantizer
 from duotok.model.bottleneck import BottleneckConfig, DualSimVQ, make_bottleneck
 from duotok.model.heads import BANDS, HeadsConfig
 from duotok.model.semantic import SemanticConfig, SemanticModel
-from duotok.model.simvq import SimVQConfig
+from duotok.model.simvq import Codebook, SimVQConfig
 from duotok.model.transformer import Block, TransformerConfig, rotary_table, rotate
 from duotok.model.trunk import TrunkConfig
 from duotok.tokenizer import _CONFIGS, TokenizerConfig
@@ -250,3 +250,13 @@ def test_best_rq_labels_at_every_rate(rate, labels):
 def test_best_rq_rate_must_divide_the_mel_rate():
     with pytest.raises(ValueError, match="divides 100 Mel frames/s; got 30"):
         RandomProjectionQuantizer(BestRQConfig(target_rate=30), 128, 100)
+
+
+def test_a_codebook_made_in_inference_mode_quantizes():
+    with torch.inference_mode():
+        codebook = Codebook(64, 4)
+        codebook.table.copy_(torch.randn(64, 4, generator=torch.Generator().manual_seed(0)))
+        first = codebook(codebook.table[:5]).indices
+        codebook.table.copy_(codebook.table.flip(0))
+        assert torch.equal(first, torch.arange(5)) and torch.equal(codebook(codebook.table[:5]).indices, first)
+        assert torch.equal(codebook(codebook.table.flip(0)[:5]).indices, 63 - first)
