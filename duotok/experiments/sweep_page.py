@@ -136,8 +136,9 @@ def _sentence(claim: Claim, found: Interval | None) -> str:
 
 def _chance(others: Mapping[str, Mapping[str, Interval | None]]) -> str:
     """Say how many intervals exclude zero, and how many would where nothing differs."""
-    tested = [found for arm in others.values() for found in arm.values() if found and found.count > 1]
-    outside = sum(found.excludes_zero for found in tested)
+    found = [one for arm in others.values() for one in arm.values() if one and one.count > 1]
+    tested = [one for one in found if one.mean or one.half]  # what no arm can change is no test
+    outside = sum(one.excludes_zero for one in tested)
     return (
         f"Of all measures, {outside} of {len(tested)} intervals exclude zero (in bold below); were there no differences, "
         f"about {0.05 * len(tested):.0f} would."
