@@ -47,7 +47,7 @@ def _sweep(name: str) -> Callable[..., None]:
         seeds: Annotated[int, typer.Option(min=1, help="How many; intervals need two or more.")] = 3,
         full: Annotated[bool, typer.Option("--full", help="Train at the paper's size instead of a CPU's.")] = False,
         minutes: Annotated[float, typer.Option(min=0.0, help="Train probes and language models on this much.")] = 4.0,
-        excerpt: Annotated[float, typer.Option(min=1.0, help="Measure so many seconds of every song.")] = 30.0,
+        excerpt: Annotated[float, typer.Option(min=1.0, help="Measure so many seconds of every song, from its middle.")] = 30.0,
         model_steps: Annotated[int, typer.Option(min=1, help="Of the small language models and decoders that measure.")] = 80,
         tokenizer: Annotated[str, typer.Option(help="For experiments on stage 4: name, folder or hub id.")] = "tiny",
         cache: _Cache = None,
