@@ -100,8 +100,8 @@ def _size(sweep: Sweep, setting: Setting) -> str:
     stages = {stage.name: None for arm in sweep.arms for stage in arm.stages}
     sizes = "; ".join(f"{name}: {', '.join(setting.size_of(name)) or 'as configured'}" for name in stages)
     return (
-        f"{sizes}. Measured on {setting.excerpt_s:g} s from the middle of every held-out song; what learns to measure learns from "
-        f"{setting.minutes:g} minutes of training songs, {setting.model_steps} steps where it takes steps"
+        f"{sizes}. Measured on {setting.excerpt_s:g} s from the middle of every held-out song; what learns to measure learns "
+        f"from {setting.minutes:g} minutes of training songs, {setting.model_steps} steps where it takes steps"
     )
 
 
