@@ -47,7 +47,7 @@ def _sweep(name: str) -> Callable[..., None]:
         seeds: Annotated[int, typer.Option(min=1, help="How many; intervals need two or more.")] = 3,
         full: Annotated[bool, typer.Option("--full", help="Train at the paper's size instead of a CPU's.")] = False,
         minutes: Annotated[float, typer.Option(min=0.0, help="Train probes and language models on this much.")] = 4.0,
-        excerpt: Annotated[float, typer.Option(min=1.0, help="Measure so many seconds of every song.")] = 30.0,
+        excerpt: Annotated[float, typer.Option(min=1.0, help="Measure so many seconds of every song, from its middle.")] = 30.0,
         model_steps: Annotated[int, typer.Option(min=1, help="Of the small language models and decoders that measure.")] = 80,
         tokenizer: Annotated[str, typer.Option(help="For experiments on stage 4: name, folder or hub id.")] = "tiny",
         cache: _Cache = None,
@@ -90,7 +90,7 @@ def sampler_steps(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.")],
     tokenizer: Annotated[str, typer.Option(help="Name, folder or hub id of a tokenizer with a decoder.")] = "tiny",
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
-    steps: Annotated[list[int], typer.Option(min=1, help="Of the samplers; may be repeated.")] = [2, 5, 10, 20, 50, 100],  # noqa: B006
+    steps: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated; default: 2, 5, 10, 20, 50, 100.")] = None,
     reference_steps: Annotated[int, typer.Option(min=1, help="That stand for infinitely many.")] = 200,
     guidance: Annotated[float, typer.Option(min=0.0, help="1 follows the codes, more exaggerates them.")] = 1.5,
     songs: Annotated[int, typer.Option(min=1, help="At most so many.")] = 8,
@@ -106,7 +106,7 @@ def sampler_steps(
     refuse_absent_device(device)
     tok = load(tokenizer, device=device)
     held_out = experiment.held_out(tok, manifest, cache or manifest.parent / "waves", songs)
-    rows = experiment.measure(tok, held_out, steps, reference_steps, seconds, guidance)
+    rows = experiment.measure(tok, held_out, steps or experiment.STEPS, reference_steps, seconds, guidance)
     write_report(out, experiment.describe(tok, rows, reference_steps, len(held_out), device), _command())
     _out.print(f"{line(out / 'README.md')}: {len(rows)} samplers and numbers of steps")
 

@@ -78,6 +78,7 @@ class Song:
         words: the lyrics with times; empty if there are none.
         held_out: whether it serves for evaluation only.
         notes: of the accompaniment, by onset and pitch; empty if there are none.
+        first: sample of the waves at which the song starts; 0 unless it is part of another.
     """
 
     id: str
@@ -87,11 +88,20 @@ class Song:
     words: tuple[Word, ...]
     held_out: bool
     notes: tuple[PlayedNote, ...] = ()
+    first: int = 0
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Read samples of a wave, (stop - start,) int16, of stereo (stop - start, 2); silence beyond its end."""
-        wave = np.load(self.waves[name], mmap_mode="r")[start : min(stop, self.num_samples)]
+        wave = np.load(self.waves[name], mmap_mode="r")[self.first + start : self.first + min(stop, self.num_samples)]
         return np.pad(wave, [(0, stop - start - len(wave)), *[(0, 0)] * (wave.ndim - 1)])
+
+    def part(self, start: int, stop: int, sample_rate: int) -> Song:
+        """Take the samples from `start` to `stop` with the words that lie wholly inside and the notes that start inside."""
+        begin, end = start / sample_rate, stop / sample_rate
+        inside = (word for word in self.words if begin <= word.start and word.end <= end)
+        words = tuple(replace(word, start=word.start - begin, end=word.end - begin) for word in inside)
+        notes = tuple(PlayedNote(note.onset - begin, note.midi) for note in self.notes if begin <= note.onset < end)
+        return replace(self, num_samples=stop - start, text=None, words=words, notes=notes, first=self.first + start)
 
 
 @dataclass(frozen=True)

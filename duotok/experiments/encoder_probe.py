@@ -33,7 +33,8 @@ def encoder_probe(setting: Setting) -> Sweep:
         "Linear probes, fitted on training songs and scored on held-out ones, read the chromagram of each stem and whether "
         "the vocals sound: from the front half after stage 1 and after stage 2, from the narrow features of stage 3 before "
         "quantization, and from the vectors of the chosen codes. All of them see two frames of context on each side. Stage 1 "
-        "is the same run for every seed, so that its numbers have no spread.",
+        "is the same run for every seed, so that its numbers have no spread. An R² below 0 is worse than the held-out songs' "
+        "mean: the probe has learned the training songs instead, and says little.",
         arms,
         (
             *(Claim(f"stage 2 adds {name} to what stage 1 holds", measure, _STAGE2, _STAGE1, 1) for name, measure in _ASKED),

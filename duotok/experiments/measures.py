@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +28,7 @@ _MIN_S = 6.0
 
 @dataclass(frozen=True)
 class Excerpts:
-    """Beginnings of songs: those that probes and language models learn from, and those that they are scored on."""
+    """Parts of songs: those that probes and language models learn from, and those that they are scored on."""
 
     train: list[Song]
     held_out: list[Song]
@@ -54,11 +54,13 @@ class Frames:
 
 
 def excerpts(setting: Setting, sample_rate: int) -> Excerpts:
-    """Read the songs of a setting, cut to their first `excerpt_s` seconds."""
+    """Read the songs of a setting, and take `excerpt_s` seconds from the middle of each."""
     songs = load_songs(setting.manifest, setting.waves, sample_rate, _MIN_S)
 
     def cut(song: Song) -> Song:
-        return replace(song, num_samples=min(song.num_samples, round(setting.excerpt_s * sample_rate)))
+        length = min(song.num_samples, round(setting.excerpt_s * sample_rate))
+        start = (song.num_samples - length) // 2
+        return song.part(start, start + length, sample_rate)
 
     train = first_minutes([cut(song) for song in songs.train], setting.minutes, sample_rate)
     return Excerpts(train, [cut(song) for song in songs.held_out])

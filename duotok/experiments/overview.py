@@ -101,14 +101,23 @@ def draw(points: Sequence[Point]) -> Figure:
     """Draw the chart: down and to the left is better."""
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
-    for point in points:
-        style = {"facecolors": "none", "edgecolors": "0.4"} if point.published else {"color": "C1", "alpha": 0.7}
-        axes.scatter(point.ppl_1024, point.mel_l1, s=120 * point.kbps, **style)
-        axes.annotate(f"{point.codec}{' (published)' if point.published else ''}", (point.ppl_1024, point.mel_l1), fontsize=8)
-    axes.set(
-        xscale="log", xlabel="PPL@1024", ylabel="Mel L1", title="bubble: bit rate; hollow: published; filled: measured here"
-    )
+    styles = {
+        "published, the paper's Table 2": {"facecolors": "none", "edgecolors": "0.4"},
+        "measured here": {"color": "C1", "alpha": 0.7},
+    }
+    for kind, (label, style) in enumerate(styles.items()):
+        chosen = [point for point in points if point.published == (kind == 0)]
+        if chosen:
+            x, y, area = zip(*((point.ppl_1024, point.mel_l1, 120 * point.kbps) for point in chosen), strict=True)
+            axes.scatter(x, y, s=area, label=label, **style)
+    for number, point in enumerate(points):  # names above and below in turn, for those that lie close
+        above, off = number % 2 == 0, (120 * point.kbps) ** 0.5 / 2 + 2
+        place = {"xytext": (0, off if above else -off), "va": "bottom" if above else "top"}
+        axes.annotate(point.codec, (point.ppl_1024, point.mel_l1), textcoords="offset points", ha="center", fontsize=8, **place)
+    axes.set(xscale="log", xlabel="PPL@1024", ylabel="Mel L1", title="area of a bubble: bit rate")
+    axes.margins(0.12)
     axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 

@@ -29,8 +29,9 @@ def routing(setting: Setting) -> Sweep:
         "branches by a learned gate for every frame, or give both stems one codebook. `used` is the share of the codes at a "
         "track's disposal that its held-out songs use (with soft routing those of both branches), `entropy_share` the entropy "
         "of their frequencies over the logarithm of that number, `overlap` the share of all used codes that both tracks use, "
-        "and `frame_mel` and `frame_chroma` are stage 3's held-out losses. A soft code is one of twice as many, so that bits "
-        "per token compare with care: `enbpt` divides by the unigram model's.",
+        "and `frame_mel` and `frame_chroma` are stage 3's held-out losses. With soft routing the blocks "
+        "behind the bottleneck hear a blend of two codes by a gate that is no token, which flatters `frame_mel`; and a soft "
+        "code is one of twice as many, so that bits per token compare with care: `enbpt` divides by the unigram model's.",
         tuple(arms),
         (
             Claim("hard routing predicts better than soft (bits per token / unigram bits)", "enbpt", _HARD, _SOFT, -1),

@@ -18,6 +18,7 @@ from duotok.tokenizer import DuoTok
 from .report import Report, draw_curves, table
 
 SAMPLERS = ("ddim", "dpm")
+STEPS = (2, 5, 10, 20, 50, 100)
 
 
 def measure(

@@ -48,7 +48,7 @@ class Setting:
         full: train at the paper's size instead of a CPU's.
         changes: `key=value` of every stage, or `stage2.key=value` of one.
         minutes: of training songs that probes and language models learn from.
-        excerpt_s: seconds of every song that are measured, from its start.
+        excerpt_s: seconds of every song that are measured, from its middle.
         model_steps: of training a small language model or decoder that measures.
         tokenizer: with an autoencoder, for experiments on stage 4.
     """

@@ -100,8 +100,8 @@ def _size(sweep: Sweep, setting: Setting) -> str:
     stages = {stage.name: None for arm in sweep.arms for stage in arm.stages}
     sizes = "; ".join(f"{name}: {', '.join(setting.size_of(name)) or 'as configured'}" for name in stages)
     return (
-        f"{sizes}. Measured on the first {setting.excerpt_s:g} s of every held-out song; what learns to measure learns from "
-        f"{setting.minutes:g} minutes of training songs, {setting.model_steps} steps where it takes steps"
+        f"{sizes}. Measured on {setting.excerpt_s:g} s from the middle of every held-out song; what learns to measure learns "
+        f"from {setting.minutes:g} minutes of training songs, {setting.model_steps} steps where it takes steps"
     )
 
 
@@ -136,8 +136,9 @@ def _sentence(claim: Claim, found: Interval | None) -> str:
 
 def _chance(others: Mapping[str, Mapping[str, Interval | None]]) -> str:
     """Say how many intervals exclude zero, and how many would where nothing differs."""
-    tested = [found for arm in others.values() for found in arm.values() if found and found.count > 1]
-    outside = sum(found.excludes_zero for found in tested)
+    found = [one for arm in others.values() for one in arm.values() if one and one.count > 1]
+    tested = [one for one in found if one.mean or one.half]  # what no arm can change is no test
+    outside = sum(one.excludes_zero for one in tested)
     return (
         f"Of all measures, {outside} of {len(tested)} intervals exclude zero (in bold below); were there no differences, "
         f"about {0.05 * len(tested):.0f} would."

@@ -70,6 +70,8 @@ def test_notes_are_read_in_the_order_of_onset_and_pitch(songs):
     crop = Crop(by_id["song0"], 12_000, 60_000)  # 0.5 s to 3 s
     assert crop.notes(24_000) == [61, 65, 68] and Crop(by_id["song0"], 12_001, 60_000).notes(24_000) == [68]
     assert Crop(by_id["song1"], 0, 60_000).notes(24_000) == []
+    later = by_id["song0"].part(12_000, 60_000, 24_000)
+    assert [(note.onset, note.midi) for note in later.notes] == [(0.0, 60), (0.0, 64), (1.0, 67)]
 
 
 def test_notes_that_cannot_be_read_leave_their_song_out(tmp_path):

@@ -136,6 +136,15 @@ def test_waves_are_the_files_and_silence_follows_the_end(manifest):
     assert end[:10].abs().max() > 0 and end[10:].abs().max() == 0
 
 
+def test_a_part_of_a_song_is_what_sounds_there(manifest):
+    song = songs_of(manifest).train[0]
+    part = song.part(12_000, 60_000, RATE).part(12_000, 48_000, RATE)  # 1 s to 2.5 s
+    assert (part.id, part.num_samples, part.held_out) == (song.id, 36_000, song.held_out)
+    np.testing.assert_array_equal(part.read("vocals", 0, 36_000), song.read("vocals", 24_000, 60_000))
+    assert not part.read("vocals", 36_000, 40_000).any(), "silence follows the end"
+    assert [(word.text, word.start, word.end) for word in part.words] == [("c", 0.5, 1.0), ("d", 1.0, 1.5)]
+
+
 def test_lyrics_are_the_words_inside(manifest):
     song = songs_of(manifest).train[0]  # "ab cda bcdab", half a second each
     assert Crop(song, 0, 6 * RATE).lyrics(RATE) == "a b c d a b c d a b"
