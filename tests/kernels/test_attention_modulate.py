@@ -67,3 +67,23 @@ def test_modulate_gradients():
 def test_attention_gradients():
     arguments = [x.requires_grad_() for x in heads(1, 4, 2, 3, dtype=torch.float64)]
     assert torch.autograd.gradcheck(attention.reference, arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q, k, v: (q[0], k, v), r"one shape \(B, S, H, D\); got \(7, 2, 8\)"),
+        (lambda q, k, v: (q, k[:, :3], v), r"one shape .*\(4, 3, 2, 8\)"),
+        (lambda q, k, v: (q, k.float(), v), "one floating dtype and device; got torch.float64 cpu, torch.float32 cpu"),
+        (lambda q, k, v: (q.long(), k.long(), v.long()), "one floating dtype"),
+        (lambda q, k, v: (q, k.to("meta"), v), "got torch.float64 cpu, torch.float64 meta"),
+        (lambda q, k, v: (q, k, v, torch.tensor([1, 2])), r"expected lengths \(4,\) integers on cpu; got \(2,\)"),
+        (lambda q, k, v: (q, k, v, torch.ones(4)), "integers on cpu; got .*float32"),
+        (lambda q, k, v: (q, k, v, torch.tensor([7, -1, 1, 5])), "lengths of 1 to 7 frames; got -1"),
+        (lambda q, k, v: (q, k, v, torch.tensor([7, 3, 0, 5])), "lengths of 1 to 7 frames; got 0"),
+        (lambda q, k, v: (q, k, v, torch.tensor([7, 3, 1, 8])), "lengths of 1 to 7 frames; got 8"),
+    ],
+)
+def test_bad_input_is_named_before_any_backend_is_asked(change, message):
+    with pytest.raises(ValueError, match=message):
+        attention(*change(*heads(4, 7, 2, 8, dtype=torch.float64)))
