@@ -32,7 +32,8 @@ def encoder_probe(setting: Setting) -> Sweep:
         "What the encoder holds before quantization, and what the codes keep",
         "Linear probes, fitted on training songs and scored on held-out ones, read the chromagram of each stem and whether "
         "the vocals sound: from the front half after stage 1 and after stage 2, from the narrow features of stage 3 before "
-        "quantization, and from the vectors of the chosen codes. All of them see two frames of context on each side. Stage 1 "
+        "quantization, and from the vectors of the chosen codes. All of them see two frames of context on each side; the "
+        "bottleneck is far narrower than the front half, which costs a probe before quantization does. Stage 1 "
         "is the same run for every seed, so that its numbers have no spread. An R² below 0 is worse than the held-out songs' "
         "mean: the probe has learned the training songs instead, and says little.",
         arms,
