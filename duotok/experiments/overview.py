@@ -41,7 +41,9 @@ PUBLISHED = (
 )
 _ABOUT = (
     "Every experiment trains its arms on a small corpus, with several seeds, and says of each claim whether it shows: whether "
-    "the 95 % interval of the difference, paired by seed, excludes zero, and on which side."
+    "the 95 % interval of the difference, paired by seed, excludes zero, and on which side. Nothing is corrected for the "
+    "number of claims, so that about one in twenty would show by chance; what does not show may need more training or more "
+    "seeds."
 )
 _CAUTION = (
     "Hollow bubbles are the paper's Table 2, published, not measured here: music of MTG-Jamendo and GTZAN, language models of "
