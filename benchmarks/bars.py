@@ -130,15 +130,21 @@ def results(name: str) -> dict:
     return found
 
 
-def reached(bar: Bar) -> float | None:
-    """Look up what was measured; None if no file has it."""
+def measured(bar: Bar) -> tuple[float, str] | None:
+    """Look up what was measured, and the file that has it; None if none has."""
     for name in bar.files:
         value: object = results(name)
         for key in bar.keys:
             value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, int | float):
-            return float(value)
+            return float(value), name
     return None
+
+
+def reached(bar: Bar) -> float | None:
+    """Look up what was measured; None if no file has it."""
+    found = measured(bar)
+    return found[0] if found else None
 
 
 def holds(bar: Bar) -> bool | None:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bars import BARS, CPU, RESULTS, Bar, holds, reached, results
+from bars import BARS, CPU, RESULTS, Bar, holds, measured, reached, results
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/benchmarks.md")
@@ -44,10 +44,21 @@ def bars_table() -> str:
     """Every bar, what was measured, and why where it is missed."""
     rows = []
     for bar in BARS:
-        value, verdict = reached(bar), {None: "not measured", True: "yes", False: f"**no**: {bar.why}".rstrip(": ")}[holds(bar)]
+        value, file = measured(bar) or (None, "-")
+        verdict = {None: "not measured", True: "yes", False: f"**no**: {bar.why}".rstrip(": ")}[holds(bar)]
         set_to = ("at most " if bar.at_most else "") + quantity(bar.bar, bar.unit)
-        rows.append(line(bar.what, set_to, "-" if value is None else quantity(value, bar.unit), verdict))
-    return head("what", "bar", "measured", "held") + "".join(rows)
+        rows.append(line(bar.what, set_to, "-" if value is None else quantity(value, bar.unit), verdict, file))
+    return head("what", "bar", "measured", "held", "benchmarks/results/") + "".join(rows)
+
+
+def machine(name: str) -> str:
+    """Name a file of pytest-benchmark and the machine that wrote it, a sentence."""
+    info = json.loads((RESULTS / name).read_text(encoding="utf-8"))["machine_info"]
+    cpu = f"{info['cpu']['brand_raw']}, {info['torch_threads']} threads, {info['cpu_capability']}"
+    chip = "one NVIDIA H100" if name.startswith("h100") else cpu
+    return (
+        f"`benchmarks/results/{name}`: {chip}; torch {info['torch']}. Rivals that take less than 1x are faster than ours.\n\n"
+    )
 
 
 def _rivals(info: dict) -> str:
@@ -72,7 +83,7 @@ def cpu_table() -> str:
                 f"`{name.removeprefix('bench_')}`", f"{info['ours_ms']:.3g}", _rivals(info), ", ".join(rates), ", ".join(peaks)
             )
         )
-    return head("benchmark", "ms", "rivals take", "rate", "peak") + "".join(rows)
+    return machine(CPU[0]) + head("benchmark", "ms", "rivals take", "rate", "peak") + "".join(rows)
 
 
 def gpu_table() -> str:
@@ -85,7 +96,7 @@ def gpu_table() -> str:
             rows.append(line(f"`{name.removeprefix('bench_')}`", f"{info['ours_ms']:.3g}", _rivals(info), peak))
     plans = json.loads((RESULTS / "h100-search.json").read_text(encoding="utf-8"))["plans"]
     rows += [line(f"`nearest_code[{p['width']}]`", f"{p['total_ms']:.3g}", "", "") for p in plans if p["default"]]
-    return head("benchmark", "ms", "rivals take", "peak") + "".join(rows)
+    return machine("h100.json") + head("benchmark", "ms", "rivals take", "peak") + "".join(rows)
 
 
 def roofline_table() -> str:

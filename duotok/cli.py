@@ -33,6 +33,13 @@ app.add_typer(cli_evaluate.app, name="evaluate")
 app.add_typer(cli_experiment.app, name="experiment")
 
 
+# Packages that commands import when they need them -> the extra that brings them.
+_EXTRAS = {
+    "accelerate": "train", "tensorboard": "train", "matplotlib": "train", "scipy": "train", "pyworld": "corpus",
+    "transformers": "evaluate", "sentencepiece": "text",
+}  # fmt: skip
+
+
 def main() -> None:
     """Run the command line; expected failures print one line (set DUOTOK_DEBUG=1 for the traceback)."""
     try:
@@ -42,6 +49,12 @@ def main() -> None:
             raise
         err.print(f"error: {line(error)}")
         sys.exit(1 if isinstance(error, OSError) else 2)
+    except ModuleNotFoundError as error:
+        if os.environ.get("DUOTOK_DEBUG") or error.name not in _EXTRAS:
+            raise
+        remedy = f"install the extra: pip install 'duotok[{_EXTRAS[error.name]}]'"
+        err.print(line(f"error: expected the package {error.name}; it is not installed; {remedy}"))
+        sys.exit(2)
     finally:
         gc.freeze()  # to look for garbage among torch's modules would take the end of a process most of a second
 

@@ -84,3 +84,10 @@ def test_debug_shows_the_traceback(tmp_path):
 
     done = duotok("verify", tmp_path, env={**os.environ, "DUOTOK_DEBUG": "1"})
     assert "Traceback" in done.stderr
+
+
+def test_a_missing_extra_is_named_in_one_line():
+    code = "import sys; sys.modules['accelerate'] = None; from duotok.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "train", "tiny/stage1", "-o", "x"], capture_output=True, text=True)
+    expected = "error: expected the package accelerate; it is not installed; install the extra: pip install 'duotok[train]'\n"
+    assert (done.returncode, done.stderr) == (2, expected)

@@ -41,7 +41,7 @@ SUBTYPES = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS"}
 SETTINGS = "decode.json"
 # libsndfile's Vorbis encoder overflows its stack when it is given much at once.
 _BLOCK = 16_384
-_COLUMNS = ["id", "vocal_codes", "accomp_codes", "num_samples", "sample_rate"]
+_COLUMNS = ["id", "vocal_codes", "accomp_codes", "num_samples", "sample_rate", "source"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def decode_run(
         if ids and row["id"] not in left:
             continue
         left.discard(row["id"])
-        paths = {name: out / f"{safe_name(row['id'])}.{name}.{options.format}" for name in outputs}
+        paths = {name: out / f"{file_name(row['id'], row['source'])}.{name}.{options.format}" for name in outputs}
         wanted = {name: path for name, path in paths.items() if not path.exists()}
         try:
             codes = check_codes([torch.tensor(row[name]) for name in ("vocal_codes", "accomp_codes")], tokenizer.codebook_size)
@@ -130,6 +130,11 @@ def _check_run(run: Path, tokenizer: DuoTok, ids: Sequence[str]) -> Plan:
     if unknown:
         raise ValueError(f"{run}: expected ids of its songs; got {', '.join(map(repr, sorted(unknown)[:3]))}; correct them")
     return plan
+
+
+def file_name(id: str, source: str) -> str:
+    """Name a song's files: by its id; if that is the digest of a path, by the file's name and the digest's beginning."""
+    return safe_name(f"{Path(source).stem}_{id[:8]}" if re.fullmatch(r"[0-9a-f]{40}", id) else id)
 
 
 def safe_name(id: str) -> str:

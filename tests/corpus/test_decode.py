@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 import duotok
 from duotok.cli import app
 from duotok.corpus import decode as decoding
-from duotok.corpus.decode import safe_name
+from duotok.corpus.decode import file_name, safe_name
 from duotok.files import WriteError, whole_file
 
 QUICK = ("--steps", "1", "--guidance", "1")
@@ -176,3 +176,9 @@ def test_a_file_is_whole_or_not_there(tmp_path):
         temporary.write_bytes(b"all")
         assert not (tmp_path / "a").exists()
     assert (tmp_path / "a").read_bytes() == b"all" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_songs_without_a_name_of_their_own_are_called_after_their_file():
+    digest = "23b07c5562cb19aca6ad44092f8509aba02b8cc1"
+    assert file_name(digest, "album/hydrogen_vocals.flac") == "hydrogen_vocals_23b07c55"
+    assert file_name("hydrogen", "album/x.flac") == "hydrogen"
