@@ -115,7 +115,7 @@ STAGES = {
     "vae": ("mixtures, stems", "an autoencoder", {"mel_distance": "Mel distance"}),
     "stage4": (
         "stems; tokenizer and autoencoder", "a tokenizer that decodes",
-        {"epsilon": "L_eps", "si_snr_improvement": "SI-SNR improvement, dB"},
+        {"epsilon": "L_eps", "si_snr_improvement": "SI-SNR improvement (dB)"},
     ),
 }  # fmt: skip
 
@@ -135,7 +135,7 @@ def stages_table() -> str:
 DROP_INS = {
     "MelSpectrogram": (
         "torchaudio.transforms'; `log=\"db\"` adds AmplitudeToDB in the same pass",
-        ("cpu-torchaudio.json", "bench_torchaudio", "torchaudio_over_ours"),
+        ("cpu-epyc.json", "bench_torchaudio", "torchaudio_over_ours"),
     ),
     "ChromaSpectrogram": ("torchaudio.prototype.transforms'", None),
     "SimVQ": ("vector-quantize-pytorch's", ("cpu-epyc.json", "bench_simvq_with_the_search", "peer_over_ours")),
