@@ -56,6 +56,12 @@ def real_song() -> tuple[np.ndarray, np.ndarray, int]:
     return tracks[3], tracks[0] + tracks[1] + tracks[2], 44_100
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Let every benchmark draw the same inputs each time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def turns(request: pytest.FixtureRequest) -> int:
     """How often each rival is timed."""
