@@ -36,7 +36,7 @@ def tracks() -> list[np.ndarray]:
     return tracks_of(SECONDS)
 
 
-@pytest.mark.parametrize(("seconds", "songs"), [(30, 1), (120, 1), (480, 1), (30, 4)])
+@pytest.mark.parametrize(("seconds", "songs"), [(30, 1), (120, 1), pytest.param(480, 1, marks=pytest.mark.slow), (30, 4)])
 def bench_encode(benchmark, record, tokenizer, seconds, songs):
     """`DuoTok.encode` on waves in memory, by length of a song and by number of songs: time grows with both, memory does not."""
     waves = tracks_of(seconds)
