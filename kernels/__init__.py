@@ -9,6 +9,16 @@ This package knows nothing of the model and can be used alone:
 
 from __future__ import annotations
 
+import importlib
+import sys
+
+# transformers imports any package called `kernels`, and finds this folder where Python was started in the repository. Modules
+# that ran twice would take torch's operators away from the first; so the second name leads to the same modules.
+if __name__ != "duotok.kernels":
+    importlib.import_module("duotok.kernels")
+    for _name in [name for name in sys.modules if name.startswith("duotok.kernels.")]:
+        sys.modules[__name__ + _name.removeprefix("duotok.kernels")] = sys.modules[_name]
+
 from .attention import attention
 from .chroma import ChromaSpec, chroma
 from .convolution import convolution

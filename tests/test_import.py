@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import duotok.kernels
 
 import duotok
 
@@ -33,3 +36,18 @@ def test_encoding_imports_no_compiler():
     """It would take each process a second and a half."""
     code = "import sys, numpy as np, duotok.corpus.launch; wave = np.random.default_rng(0).normal(size=24_000) / 9; "
     assert run(code + "duotok.load().encode(wave, wave, 24_000); print('torch._dynamo' in sys.modules)").strip() == "False"
+
+
+def test_a_package_that_imports_the_folder_of_kernels_by_its_own_name_takes_nothing_away():
+    code = """
+import gc, sys, duotok.kernels as first
+import kernels
+assert kernels.OPS == first.OPS and kernels.OPS["log_mel"] is first.OPS["log_mel"]
+del sys.modules["kernels"], kernels
+gc.collect()
+from duotok.kernels import examples
+print(first.filter_spectrum(*examples.small("filter_spectrum", "cpu")).shape[0])
+"""
+    root = Path(duotok.kernels.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True)
+    assert int(done.stdout) > 0
