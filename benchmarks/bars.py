@@ -37,7 +37,7 @@ class Bar:
     why: str = ""
 
 
-_FRONT = "attention's softmax and copies take 8 % of a block on one thread (profiled); the rest of the gap is not explained"
+_FRONT = "no benchmark here breaks down what the rest is spent on"
 
 BARS = (
     *(
@@ -101,7 +101,7 @@ BARS = (
     ),
     Bar(
         "a job: the same, whole commands", 1.7, JOBS, ("bench_two_workers[of one core each]", "ratio"),
-        why="half an hour of songs takes 20 s, of which start-up is 3",
+        why="start-up counts in jobs of 20 s; see the row above",
     ),
     Bar(
         "a job: two workers against one, as by default", 1.7, JOBS, ("bench_two_workers[as by default]", "ratio"),
@@ -109,7 +109,7 @@ BARS = (
     ),
     Bar(
         "a job against a plain loop", 3, JOBS, ("bench_plain_loop[soundfile]", "ratio"),
-        why="the loop shares the fast encoder, and libopus decodes in both: two cores allow about 2x",
+        why="encoder and decoding are the same, so the loop takes but 1.14x the processor time: two cores allow about 2x",
     ),
     Bar("kills of a running job that changed no byte", 100, ("jobs-kills.json",), ("total",), ""),
     Bar(

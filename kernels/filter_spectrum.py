@@ -103,7 +103,9 @@ def _native(
     floor: float = 1e-10,
     bands_first: bool = False,
 ) -> Tensor:
-    return _operator(
+    # An operator's first call imports the compiler, a second and a half of every process.
+    compute = _operator if torch.compiler.is_compiling() else _compute
+    return compute(
         wave,
         window,
         bank,
@@ -118,9 +120,7 @@ def _native(
     )
 
 
-# Opaque to torch.compile, which cannot trace a ctypes call.
-@torch.library.custom_op("duotok::filter_spectrum", mutates_args=(), device_types=("cpu", "cuda"))
-def _operator(
+def _compute(
     wave: Tensor,
     window: Tensor,
     bank: Tensor,
@@ -136,6 +136,10 @@ def _operator(
     framing = Framing(n_fft=n_fft, win_length=len(window), hop_length=hop_length, pad=pad, pad_mode=pad_mode)
     mel = native.Mel(bank, log, floor)
     return native.spectra(wave, framing, power=power, bands_first=bands_first, window=window, mel=mel)[0]
+
+
+# Opaque to torch.compile, which cannot trace a ctypes call.
+_operator = torch.library.custom_op("duotok::filter_spectrum", _compute, mutates_args=(), device_types=("cpu", "cuda"))
 
 
 @_operator.register_fake

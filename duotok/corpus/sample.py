@@ -25,7 +25,7 @@ from duotok.model.generation import Draw, generate
 from duotok.model.language_model import NOTHING
 from duotok.tokenizer import DuoTok
 
-from .decode import OUTPUTS, DecodeOptions, Output, decode_song, safe_name, settle
+from .decode import OUTPUTS, DecodeOptions, Output, decode_song, file_name, settle
 from .export_read import find_tokens
 
 SETTINGS = "sample.json"
@@ -142,7 +142,7 @@ def _prompts(
         kept = min(known, given.shape[1])
         if lm.config.protocol == "unconditional":
             given = torch.cat((given[:, :kept], empty[:, kept:]), dim=1)
-        yield safe_name(song.row["id"]), given, kept
+        yield file_name(song.row["id"], song.row["source"]), given, kept
     if left:
         raise ValueError(f"{run}: expected ids of its songs; got {', '.join(map(repr, sorted(left)[:3]))}; correct them")
 

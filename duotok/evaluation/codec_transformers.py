@@ -6,6 +6,7 @@ codebooks.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from copy import deepcopy
 
 import torch
@@ -69,9 +70,9 @@ class TransformersCodec(Codec):
     def _hop_length(self) -> int:
         return int(self.model.config.hop_length)
 
+    @abstractmethod
     def _books(self) -> list[Tensor]:
         """List the codebooks, (V, d) each."""
-        raise NotImplementedError
 
     def _codes(self, wave: Tensor) -> Tensor:
         """Encode waves (B, C, S): (B, all N, T)."""
