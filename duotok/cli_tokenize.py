@@ -100,6 +100,10 @@ def tokenize(
     retry_refused: Annotated[bool, typer.Option("--retry-refused", help="Try refused songs again.")] = False,
 ) -> None:  # fmt: skip
     """Plan and run in one go: tokenize songs into Parquet files. This is what `duotok tokenize SONGS...` does."""
+    from .corpus import processes
+
+    if launcher == "local":
+        processes.begin()
     setup, plan = _plan(
         songs, out, tokenizer, device, separate, separator_weights, track, stem_cache, publish, songs_per_unit=songs_per_unit
     )

@@ -28,7 +28,7 @@ def convolution(
         bias: (C',).
         stride: of both axes.
         relu: whether to clamp at 0.
-        add: (B, C', T', F'), the residual branch; None for none.
+        add: (B, C', T', F'), the residual branch, whose memory may become the result's; None for none.
 
     Returns:
         (B, C', T', F') in x's dtype.
@@ -61,10 +61,16 @@ def _why_not(
 
 @convolution.register("onednn", unless=_why_not)
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, relu: bool = False, add: Tensor | None = None) -> Tensor:
-    x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
+    x, weight = _channels_last(x), _channels_last(weight)
     shape = ([weight.shape[-1] // 2] * 2, [stride] * 2, [1, 1], 1)
-    after = "relu" if relu else None
-    call = torch.ops.mkldnn._convolution_pointwise
     if add is None:
-        return call(x, weight, bias, *shape, after or "none", [], "")
-    return call.binary(x, add, weight, bias, *shape, "add", 1.0, after, [], "")
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, "relu" if relu else "none", [], "")
+    binary = torch.ops.mkldnn._convolution_pointwise_.binary
+    return binary(_channels_last(add), x, weight, bias, *shape, "add", 1.0, "relu" if relu else None, [], "")
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Bring x into channels last, and say so in its strides where one channel leaves it open: the result follows them."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    _, channels, height, width = x.shape
+    return x.as_strided(x.shape, (height * width, 1, width, 1)) if channels == 1 else x

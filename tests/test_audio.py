@@ -64,8 +64,8 @@ def test_samples_of_lossless_formats(tmp_path, suffix, subtype, kind, bits, chan
 @pytest.mark.parametrize(
     ("suffix", "rate", "decoder", "late", "padding"),
     [
-        ("mp3", 44_100, "soundfile", 0, 0), ("mp3", 16_000, "soundfile", 0, 0), ("ogg", 44_100, "soundfile", 0, 0),
-        ("opus", 48_000, "soundfile", 0, 0), ("opus", 8_000, "soundfile", 0, 0), ("m4a", 44_100, "pyav", 0, 1024),
+        ("mp3", 44_100, "soundfile", 0, 0), ("mp3", 16_000, "soundfile", 0, 0), ("ogg", 44_100, "pyav", 0, 0),
+        ("opus", 48_000, "pyav", 0, 0), ("opus", 8_000, "soundfile", 0, 0), ("m4a", 44_100, "pyav", 0, 1024),
         ("mp4", 32_000, "pyav", 0, 1024), ("aac", 44_100, "pyav", 1024, 2048), ("webm", 48_000, "pyav", 0, 960),
         ("mka", 44_100, "pyav", 0, 0),
     ],
@@ -97,10 +97,15 @@ def test_samples_do_not_depend_on_the_size_of_blocks(tmp_path, monkeypatch, suff
         assert np.array_equal(np.concatenate(blocks, axis=1), first)
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
-def test_blocks_are_what_soundfile_reads_at_once(tmp_path, suffix):
-    path = write_any(tmp_path / f"a.{suffix}", make_audio.music(3.1), 44_100)
-    assert np.array_equal(read(path)[1], soundfile.read(path, dtype="float32", always_2d=True)[0].T)
+@pytest.mark.parametrize(
+    ("suffix", "rate", "largest"), [("wav", 44_100, 0), ("flac", 44_100, 0), ("ogg", 22_050, 1e-6), ("opus", 48_000, 2e-3)]
+)
+def test_blocks_are_what_soundfile_reads_at_once(tmp_path, suffix, rate, largest):
+    """Opus leaves noise in empty bands to its decoders, which differ in that."""
+    path = write_any(tmp_path / f"a.{suffix}", make_audio.music(3.1, rate), rate)
+    decoded, expected = read(path)[1], soundfile.read(path, dtype="float32", always_2d=True)[0].T
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded - expected).max() <= largest
 
 
 @pytest.mark.parametrize("quality", [0, 9])
@@ -164,16 +169,6 @@ def test_streams_of_one_file_are_told_apart(stem_file):
     with pytest.raises(AudioError, match="expected at least 6 audio streams; got 5") as error:
         read(stem_file, 5)
     assert (error.value.stage, error.value.reason) == ("open", "no_stems")
-
-
-@pytest.mark.parametrize(("name", "stream"), [("a.m4a", 0), ("a.wav", 1)])
-def test_without_pyav_the_remedy_is_one_line(tmp_path, monkeypatch, name, stream):
-    path = write_any(tmp_path / name, make_audio.music(1), 44_100)
-    monkeypatch.setattr(audio, "has_pyav", lambda: False)
-    with pytest.raises(AudioError) as error:
-        read(path, stream)
-    assert (error.value.stage, error.value.reason) == ("open", "unsupported")
-    assert str(error.value).endswith("install the extra: pip install 'duotok[ffmpeg]'") and "\n" not in str(error.value)
 
 
 def test_to_mono_is_the_mean_of_channels():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from . import launch_ray
+from . import launch_ray, processes
 from .job import Job, Options
 from .pipeline import EncoderError
 from .report import write_report
@@ -29,7 +29,8 @@ from .unit import run_unit
 logger = logging.getLogger(__name__)
 
 LAUNCHERS = ("local", "ray")
-_POLL_S, _WAITS = 0.5, 20  # a worker that has waited for others so often says so
+_POLL_S, _SHORTEST_S = 0.5, 0.02
+_WAITS = 20  # a worker that has waited for others so often says so
 # Workers that die one after another, without a song finished in between, end the run; more than it takes to refuse a song.
 _MAX_DEATHS = 16
 # Refused songs are judged against --max-failure-rate once so many are finished.
@@ -126,7 +127,7 @@ def work(job: Job, units: list[int]) -> None:
         if waits == _WAITS:
             logger.warning("waiting for units %s, which other workers hold", ", ".join(map(str, held)))
         if waits:
-            time.sleep(_POLL_S)
+            time.sleep(min(_SHORTEST_S * waits, _POLL_S))
         pending = held
 
 
@@ -176,8 +177,8 @@ class _Worker:
         self.start()
 
     def start(self) -> None:
-        """Start the process; with `spawn`, as a forked CUDA or OpenMP does not work."""
-        context = multiprocessing.get_context("spawn")
+        """Start the process."""
+        context = processes.context()
         self._messages, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=_main, args=(*self._arguments, theirs), daemon=True)
         self._process.start()

@@ -1,0 +1,12 @@
+"""What the server of worker processes imports (processes.py): all that a worker needs, and then what is there stays as it is.
+
+Garbage collection would write to every object, and so give each worker its own copy of them; at the end it would take the
+server half a second.
+"""
+
+import gc
+
+import duotok.corpus.launch
+import duotok.kernels.nearest_code_cpu  # noqa: F401
+
+gc.freeze()
