@@ -2,14 +2,15 @@
 
 `share_of_products` is the time that plain products of the same shapes take (by torch.mm or by oneDNN, whichever is faster at
 the shape; attention's and the convolutions' included, as products) over the time of the whole, `share_of_mm` the same of
-torch.mm alone. The encoder's rival is
-transformers' Wav2Vec2-Conformer with as many parameters: six of its layers are twelve blocks. `unfused` is the same model by
-torch's own layers, and `compiled` the block under torch.compile.
+torch.mm alone. The encoder's rivals are
+transformers' Wav2Vec2-Conformer with as many parameters, six of its layers being twelve blocks, and its BERT, which has our
+layers. `unfused` is the same model by torch's own layers, and `compiled` the block under torch.compile.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -137,24 +138,27 @@ def bench_front_half(benchmark, record, size, dtype):
 
 @dtype
 @pytest.mark.parametrize("size", [pytest.param("paper", marks=pytest.mark.slow), "tiny"])
-def bench_against_conformer(benchmark, record, size, dtype):
-    """The front blocks and transformers' encoder with as many parameters, at its default settings, on the same frames."""
+def bench_other_encoders(benchmark, record, size, dtype):
+    """The front blocks and transformers' encoders with as many parameters, at their default settings, on the same frames."""
     transformers = peer("transformers")
+    from transformers.models.bert.modeling_bert import BertEncoder
     from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
 
     config = SIZES[size]
-    theirs = transformers.Wav2Vec2ConformerConfig(
-        hidden_size=config.width, num_hidden_layers=BLOCKS[size] // 2, num_attention_heads=config.num_heads,
-        intermediate_size=config.ffn_width, position_embeddings_type="rotary",
-    )  # fmt: skip
-    encoder = Wav2Vec2ConformerEncoder(theirs).eval().to(dtype)
-    stack, x = Stack(config, BLOCKS[size]).eval().to(dtype), torch.randn(1, FRAMES, config.width, dtype=dtype)
-    sizes = [sum(p.numel() for p in module.parameters()) for module in (stack, encoder)]
-    assert abs(sizes[0] / sizes[1] - 1) < 0.15 and encoder(x).last_hidden_state.shape == stack(x).shape
-    shapes = BLOCKS[size] * block_shapes(config)
-    rivals = {"ours": lambda: stack(x), "conformer": lambda: encoder(x).last_hidden_state}
-    record(f"encoder, {size}, {dtype}", rivals, 0, flops(shapes), dtype, 3)
-    benchmark.extra_info["parameters"], benchmark.extra_info["conformer_parameters"] = sizes
+    same = {"hidden_size": config.width, "num_attention_heads": config.num_heads, "intermediate_size": config.ffn_width}
+    conformer = transformers.Wav2Vec2ConformerConfig(
+        **same, num_hidden_layers=BLOCKS[size] // 2, position_embeddings_type="rotary"
+    )
+    bert = transformers.BertConfig(**same, num_hidden_layers=BLOCKS[size], attn_implementation="sdpa")
+    modules = {"ours": Stack(config, BLOCKS[size]), "conformer": Wav2Vec2ConformerEncoder(conformer), "bert": BertEncoder(bert)}
+    x, rivals = torch.randn(1, FRAMES, config.width, dtype=dtype), {}
+    for name, module in modules.items():
+        module.eval().to(dtype)
+        rivals[name] = functools.partial(module, x)
+        benchmark.extra_info[f"{name}_parameters"] = number = sum(p.numel() for p in module.parameters())
+        assert abs(number / benchmark.extra_info["ours_parameters"] - 1) < 0.15
+    assert rivals["ours"]().shape == rivals["conformer"]().last_hidden_state.shape == rivals["bert"]().last_hidden_state.shape
+    record(f"encoder, {size}, {dtype}", rivals, 0, flops(BLOCKS[size] * block_shapes(config)), dtype, 3)
 
 
 @size

@@ -50,18 +50,18 @@ class Disturbed:
     """A run with two workers that are killed and replaced."""
 
     def __init__(self, run: Path, tools: tuple, generator: random.Random) -> None:
-        self._run, self._tools, self._generator = run, tools, generator
+        self._run, self._tools, self._generator, self._finished = run, tools, generator, False
         self._alive = [start(run, tools) for _ in range(2)]
 
     def is_finished(self) -> bool:
-        """Tell whether a worker has come to the end of the run."""
+        """Tell whether a worker, or the command line, has come to the end of the run."""
         for pid in self._alive:
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 self._alive.remove(pid)
                 assert status == 0, f"expected workers to end in order, got status {status}"
                 return True
-        return False
+        return self._finished
 
     def kill(self, kind: str) -> bool:
         """Kill what `kind` says; False if there was nothing of that kind to kill."""
@@ -96,12 +96,14 @@ class Disturbed:
         while group.poll() is None and not set(self._run.glob("journal/*")) - before:
             time.sleep(0.02)
         time.sleep(self._generator.uniform(0, 1.0))
-        ended = group.poll() is not None
-        if not ended:
+        self._finished = group.poll() is not None
+        if self._finished:
+            assert group.returncode == 3, f"expected the code of a run with refused songs, 3; got {group.returncode}"
+        else:
             os.killpg(group.pid, signal.SIGKILL)
             group.wait()
         self._alive = [start(self._run, self._tools) for _ in range(2)]
-        return not ended
+        return not self._finished
 
     def end(self) -> None:
         """Kill all."""

@@ -25,7 +25,9 @@ def quality(
     manifest: Annotated[Path, typer.Argument(help="Songs with true stems, .jsonl.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File of the results, .json.")],
     tokenizer: Annotated[str, typer.Option(help="Name, folder or hub id of the tokenizer.")] = "tiny",
-    against_untrained: Annotated[bool, typer.Option(help="Measure the same tokenizer with random weights, too.")] = True,
+    against_untrained: Annotated[
+        bool, typer.Option(help="Measure the same tokenizer with random weights, too, and that with codebooks fitted to them.")
+    ] = True,
     minutes: Annotated[float, typer.Option(min=0.0, help="Train the probes and the language model on this much.")] = 60.0,
     steps: Annotated[int, typer.Option(min=1, help="Of the small language model's training.")] = 400,
     cache: Annotated[Path, typer.Option(help="Folder of the decoded waves.")] = Path("cache"),
@@ -44,7 +46,7 @@ def quality(
     config = QualityConfig(BitsConfig(steps=steps))
     rivals = {"trained" if trained.config.trained else "given": trained}
     if against_untrained:
-        rivals["untrained"] = untrained_like(trained, train[:8])
+        rivals |= {"untrained": untrained_like(trained), "fitted": untrained_like(trained, train[:8])}
     results = {}
     for name, rival in rivals.items():
         with Steps(f"{name}: songs", len(train) + len(songs.held_out)) as bar:

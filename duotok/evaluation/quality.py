@@ -70,17 +70,17 @@ def first_minutes(songs: Sequence[Song], minutes: float, sample_rate: int) -> li
     return taken
 
 
-def untrained_like(tokenizer: DuoTok, songs: Sequence[Song], seed: int = 0) -> DuoTok:
-    """Build the same tokenizer from random weights, its norms and codebooks fitted to its own features.
+def untrained_like(tokenizer: DuoTok, songs: Sequence[Song] = (), seed: int = 0) -> DuoTok:
+    """Build the same tokenizer from random weights; with songs, its norms and codebooks are fitted to its features of them.
 
-    Without that fit almost every frame of an untrained tokenizer gets the same code, which would be too easy to beat.
+    Without that fit almost every frame of an untrained tokenizer gets the same code.
     """
     config, hop = tokenizer.config.model, tokenizer.sample_rate // tokenizer.frame_rate
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SemanticModel(replace(config, bottleneck=replace(config.bottleneck, kind="simvq"))).eval()
     with torch.no_grad():
-        for track, branch in enumerate(model.trunk.bottleneck.branches):
+        for track, branch in enumerate(model.trunk.bottleneck.branches if songs else ()):
             z = branch.calibrate(torch.cat([_front(model, _wave(song, track, hop)) for song in songs]))
             branch.quantizer.fit(z.mean(0), z.T.cov())
     return DuoTok(replace(tokenizer.config, trained=False), model.export())

@@ -43,6 +43,8 @@ def coded(tokenizer, songs) -> list[CodedSong]:
 def test_an_untrained_rival_is_fitted_and_reproducible(tokenizer, songs):
     again = untrained_like(load("tiny"), songs.train)
     assert again.fingerprint == tokenizer.fingerprint != untrained_like(load("tiny"), songs.train, seed=1).fingerprint
+    bare = untrained_like(load("tiny"))
+    assert len(code_songs(bare, songs.train[:1])[0].codes.unique()) < len(code_songs(again, songs.train[:1])[0].codes.unique())
     assert not tokenizer.config.trained
 
 
@@ -80,8 +82,8 @@ def test_command_writes_every_number(manifest, tmp_path):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     results = json.loads(out.read_text())["results"]
-    assert set(results) == {"trained", "untrained"}
-    assert results["trained"].keys() == results["untrained"].keys()
+    assert set(results) == {"trained", "untrained", "fitted"}
+    assert results["trained"].keys() == results["untrained"].keys() == results["fitted"].keys()
     for values in results.values():
         assert all(math.isfinite(value) for value in values.values())
         assert 0 <= values["vocals_activity_auroc"] <= 1 and values["lyrics_word_error_rate"] > 0
