@@ -10,9 +10,11 @@ import json
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 from measure import peak_bytes
 
+from duotok.audio import open_audio
 from duotok.corpus.reader import MixturePolicy
 from duotok.corpus.songs import Song
 from duotok.corpus.worker import tokenize_song
@@ -62,6 +64,28 @@ def bench_tokenize_song(benchmark, record, tokenizer, tracks, tmp_path):
     assert torch.equal(torch.from_numpy(found), expected)
     best = record("tokenize files", {"ours": lambda: tokenize_song(tokenizer, song, MixturePolicy())}, limit=3)
     benchmark.extra_info["times_real_time"] = SECONDS / best["ours"]
+
+
+@pytest.mark.parametrize("suffix", ["opus", "ogg"])
+def bench_read(benchmark, record, real_song, tmp_path, suffix):
+    """A minute of real music in a compressed file, in blocks, and by libsndfile alone."""
+    vocals, accompaniment, rate = real_song
+    stereo = np.tile(soxr.resample(np.stack([vocals, accompaniment], axis=1), rate, 48_000), (10, 1))
+    path, kind = tmp_path / f"song.{suffix}", {"opus": "OPUS", "ogg": "VORBIS"}[suffix]
+    with soundfile.SoundFile(path, "w", 48_000, 2, kind, format="OGG") as file:
+        for block in np.array_split(stereo, 300):  # libsndfile's Vorbis encoder overflows its stack when it is given much
+            file.write(block)
+
+    def ours() -> np.ndarray:
+        with open_audio(path) as reader:
+            return np.concatenate(list(reader.blocks()), axis=1)
+
+    def theirs() -> np.ndarray:
+        return soundfile.read(path, dtype="float32", always_2d=True)[0].T
+
+    assert np.linalg.norm(ours() - theirs()) < 0.01 * np.linalg.norm(theirs())  # noise that Opus leaves to its decoders differs
+    best = record(f"read {suffix}", {"ours": ours, "soundfile": theirs}, limit=3)
+    benchmark.extra_info["times_real_time"] = len(stereo) / 48_000 / best["ours"]
 
 
 def bench_decode(benchmark, record, tokenizer):

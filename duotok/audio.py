@@ -1,8 +1,8 @@
 """Audio files in blocks: decode, check, resample. Nothing here holds more than a block, however long the song.
 
-soundfile (libsndfile) reads wav, flac and mp3; PyAV (FFmpeg) reads m4a, aac, webm, files with several streams, and the packets
-of ogg and opus, in half the time of libsndfile or less. A file that cannot be trusted raises `AudioError` with a short reason;
-a clean end is part of the check, so read a file to its end before believing its first block.
+soundfile (libsndfile) reads wav, flac and mp3; PyAV (FFmpeg) reads m4a, aac, webm and files with several streams, and of ogg
+and opus the packets, faster than libsndfile (benchmarks/bench_pipeline.py). A file that cannot be trusted raises `AudioError`
+with a short reason; a clean end is part of the check, so read a file to its end before believing its first block.
 """
 
 from __future__ import annotations

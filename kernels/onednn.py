@@ -1,8 +1,8 @@
 """What the twins that use oneDNN share: when it can run, and weights packed once.
 
-torch calls MKL for float32 products on a CPU, which on AMD's processors runs at half the rate that oneDNN reaches (on a core of
-an EPYC 9005: 110 and 240 GFLOP/s), and reads weights as they lie. oneDNN takes them in blocks of its own, and does what follows
-a product (GELU, an addition) while the result is still in registers.
+torch calls MKL for float32 products on a CPU, which on AMD's processors runs at about half the rate that oneDNN reaches
+(benchmarks/bench_model.py measures both), and reads weights as they lie. oneDNN takes them in blocks of its own, and does what
+follows a product (GELU, an addition) while the result is still in registers.
 
     why_not_onednn(x, weight, bias) -> None, or why not
     packed(weight) -> the same numbers in oneDNN's layout, kept as long as the weight lives and is not changed

@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Let glibc keep what this process frees; other C libraries are left as they are.
 
     Otherwise it hands each large tensor back to the system, and the next one comes as fresh pages, which the system zeroes and
-    maps one by one: with the tiny tokenizer 29,000 of them a window, more than a third of the encoder's time. What a process
-    holds at its peak it then holds to its end, and that peak is the same for every song.
+    maps one by one while the encoder waits. What a process holds at its peak it then holds to its end, and that peak is the
+    same for every song.
 
     Returns:
         Whether it is glibc, and took the settings.

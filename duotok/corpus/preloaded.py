@@ -1,7 +1,6 @@
 """What the server of worker processes imports (processes.py): all that a worker needs, and then what is there stays as it is.
 
-Garbage collection would write to every object, and so give each worker its own copy of them; at the end it would take the
-server half a second.
+Garbage collection would write to every object, and so give each worker its own copy of them, and hold up the end of the server.
 """
 
 import gc
