@@ -72,8 +72,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, table: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Transform x (B, T, D); `table` is `rotary_table`'s, `lengths` (B,) the valid frames."""
         qkv = self.qkv(self.attention_norm(x))
-        q, k, v = rearrange(qkv, "b t (three h d) -> three b t h d", three=3, h=self.num_heads)
-        mixed = attention(rotate(q, table), rotate(k, table), v, lengths)
+        qkv = rearrange(qkv, "b t (heads d) -> b t heads d", heads=3 * self.num_heads)
+        q, k = rotate(qkv[:, :, : 2 * self.num_heads], table).chunk(2, dim=2)
+        mixed = attention(q, k, qkv[:, :, 2 * self.num_heads :], lengths)
         x = self._add(x, self.out, rearrange(mixed, "b t h d -> b t (h d)"))
         return self._add(x, self.ffn_out, self.dropout(self.ffn_in(self.ffn_norm(x), gelu=True)))
 
