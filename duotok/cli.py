@@ -42,6 +42,9 @@ _EXTRAS = {
 
 def main() -> None:
     """Run the command line; expected failures print one line (set DUOTOK_DEBUG=1 for the traceback)."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Where others compute too, a thread that waits long for another keeps it from its processor. Read as torch is loaded.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except (ValueError, OSError) as error:

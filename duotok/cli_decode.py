@@ -41,10 +41,9 @@ def decode(
 ) -> None:
     """Turn a run's tokens back into sound files."""
     from .corpus.decode import OUTPUTS, SUBTYPES, DecodeOptions, decode_run
-    from .corpus.setup import refuse_absent_device
     from .corpus.store import summarize
     from .decoder import Sampling
-    from .tokenizer import load
+    from .tokenizer import load, refuse_absent_device
 
     refuse_absent_device(device)
     choices = {"track": ("all", *OUTPUTS), "format": (*SUBTYPES,), "sampler": ("dpm", "ddim")}
@@ -92,8 +91,8 @@ def listen(
 
     if track not in TRACKS:
         raise ValueError(f"--track: expected one of {', '.join(TRACKS)}; got {track!r}; choose one of those")
-    if out.is_dir():
-        raise ValueError(f"--out: expected a file; got the folder {out}; name a page in it")
+    if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out: expected an .html file; got {'the folder ' if out.is_dir() else ''}{out}; name a page")
     found = find_song(song)
     tok, policy = Setup(tokenizer, device, separate if found.is_mixture else "none", separator_weights, track).build()
     make_folder(out.parent)

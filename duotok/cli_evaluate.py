@@ -79,11 +79,10 @@ def decoding(
     """Mel distance of decoded songs, of an untrained decoder, shuffled codes and the other track's codes."""
     from dataclasses import asdict
 
-    from .corpus.setup import refuse_absent_device
     from .dataset.songs import load_songs
     from .decoder import Sampling
     from .evaluation.decoding import measure_decoding
-    from .tokenizer import load
+    from .tokenizer import load, refuse_absent_device
 
     refuse_absent_device(device)
     trained, sampling = load(tokenizer, device=device), Sampling(steps, guidance, seed)

@@ -39,12 +39,12 @@ def reconstruction(
     """Mel L1, MR-STFT, SI-SDR, chroma, PESQ, STOI and ViSQOL of decoded vocals, accompaniment and mix."""
     from dataclasses import asdict
 
-    from .corpus.setup import refuse_absent_device
     from .dataset.songs import load_songs
     from .decoder import Sampling
     from .evaluation.codec import load_codec
     from .evaluation.reconstruction import MEASURES, ReconstructionConfig, measure_reconstruction
     from .evaluation.sound import OPTIONAL, missing
+    from .tokenizer import refuse_absent_device
 
     refuse_absent_device(device)
     lacking = {name: reason for name in OPTIONAL if measures is None and (reason := missing(name))}
@@ -76,10 +76,10 @@ def invariance(
     """Share of codes that change with the batch, padding, pieces, threads, backends and dtypes."""
     from dataclasses import asdict
 
-    from .corpus.setup import refuse_absent_device
     from .dataset.songs import load_songs
     from .evaluation.codec import load_codec
     from .evaluation.invariance import InvarianceConfig, measure_invariance, read_clips
+    from .tokenizer import refuse_absent_device
 
     refuse_absent_device(device)
     config = InvarianceConfig(threads=threads, dtypes=tuple(filter(None, dtypes.split(","))))
@@ -112,11 +112,11 @@ def tagging(
     """Macro AP and AUROC of a probe for tags, by chunk and by clip; it learns from the train split."""
     from dataclasses import asdict
 
-    from .corpus.setup import refuse_absent_device
     from .evaluation.codec import load_codec
     from .evaluation.tagging import TaggingConfig, measure_tagging
     from .evaluation.tagging_data import code_clips, read_magnatagatune
     from .separation import make_separator
+    from .tokenizer import refuse_absent_device
 
     refuse_absent_device(device)
     tagset = read_magnatagatune(folder, annotations, tags, limit)

@@ -98,10 +98,9 @@ def sampler_steps(
     cache: _Cache = None,
 ) -> None:
     """Quality and time of decoded songs by the number of steps of each sampler."""
-    from .corpus.setup import refuse_absent_device
     from .experiments import sampler_steps as experiment
     from .experiments.report import write_report
-    from .tokenizer import load
+    from .tokenizer import load, refuse_absent_device
 
     refuse_absent_device(device)
     tok = load(tokenizer, device=device)
@@ -125,12 +124,12 @@ def language_model(
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Language models: bits per token with the other track corrupted, and by the length of the past."""
-    from .corpus.setup import refuse_absent_device
     from .dataset.tokens import load_tokens
     from .experiments import language_model as experiment
     from .experiments.report import write_report
     from .files import whole_file
     from .language import load_language_model
+    from .tokenizer import refuse_absent_device
 
     refuse_absent_device(device)
     lms = [load_language_model(folder, device) for folder in lm]

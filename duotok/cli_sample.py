@@ -42,11 +42,10 @@ def sample(
     """Draw songs from a language model: their codes (.npy), and what they sound like."""
     from .corpus.decode import OUTPUTS, SUBTYPES, DecodeOptions
     from .corpus.sample import SampleOptions, sample_songs
-    from .corpus.setup import refuse_absent_device
     from .decoder import Sampling
     from .language import load_language_model
     from .model.generation import Draw
-    from .tokenizer import load
+    from .tokenizer import load, refuse_absent_device
 
     refuse_absent_device(device)
     chosen = {"all": OUTPUTS, "none": (), **{name: (name,) for name in OUTPUTS}}

@@ -50,8 +50,10 @@ def train(
     stage.to(PartialState().device)  # what is fitted to the data is fitted there
     with _song_bar("songs prepared") as show:
         stage.prepare(show)
-    if checkpoint.latest(out) is None:
+    if (before := checkpoint.latest(out)) is None:
         _start(stage, init)
+    elif init:
+        _err.print(f"note: going on from {escape(str(before.folder))}; --init is not read")
     make_folder(out)
     write_atomically(out / "config.yaml", configuration.dump(settings).encode())
     with _StepProgress(settings.train.steps) as progress:
@@ -106,6 +108,8 @@ def _start(stage: CropTask, init: Path | None) -> None:
         raise ValueError("--init: expected a run of stage 2, whose front half stage 3 freezes; got none; name it")
     if init is None and stage.config.stage == 2:
         _err.print("note: no --init: stage 2 starts from random weights")
+    if stage.config.stage == 4:
+        _err.print(f"decodes the codes of {escape(str(stage.config.tokenizer))}")
     stage.start(stages.read_state(init, stage.config.stage) if init else None)
     if init:
         _err.print(f"started from {escape(str(init))}")

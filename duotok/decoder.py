@@ -260,6 +260,7 @@ def _songs(tokenizer: DuoTok, codes: Codes | Tensor | Sequence[Tensor]) -> list[
             )
         songs = [codes[i] for i in range(len(codes))]
     else:
+        codes = list(codes) if isinstance(codes, list | tuple) else torch.as_tensor(codes)
         songs = list(codes) if isinstance(codes, Tensor) and codes.ndim == 3 else [codes]
     if not songs:
         raise ValueError("decode: expected the codes of at least one song; got none; pass some")

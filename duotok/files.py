@@ -13,6 +13,11 @@ class WriteError(OSError):
     """A file or folder that cannot be written."""
 
 
+def found_instead(error: Exception) -> str:
+    """Say what was found where a file could not be read, for an error message."""
+    return {FileNotFoundError: "nothing there", IsADirectoryError: "a folder"}.get(type(error), str(error))
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents.
 

@@ -123,7 +123,9 @@ def read_config(folder: Path, cls: type[T], format_version: int) -> T:
     """
     for name in (CONFIG, WEIGHTS, FINGERPRINT):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: expected a file {name}; got none; use a folder that DuoTok.save wrote")
+            raise CheckpointError(
+                f"{folder}: expected a file {name}; got none; use a folder that DuoTok.save or duotok export wrote"
+            )
     try:
         raw = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):

@@ -257,7 +257,9 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
 
         Raises:
             CheckpointError: if there is none, if it is damaged, or of another version. Pickle is never read.
+            ValueError: if this machine lacks the device.
         """
+        refuse_absent_device(device)
         folder = storage.find(name, **options)
         config = storage.read_config(folder, TokenizerConfig, FORMAT_VERSION)
         model = SemanticModel(config.model)
@@ -271,6 +273,19 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
 def load(name: str | Path = "tiny", *, device: str | torch.device = "cpu", **options) -> DuoTok:
     """Load a tokenizer: "tiny", a folder, or a hub id "owner/name"; see `DuoTok.from_pretrained`."""
     return DuoTok.from_pretrained(name, device=device, **options)
+
+
+def refuse_absent_device(device: str | torch.device) -> None:
+    """Refuse a device that this machine lacks (ValueError)."""
+    try:
+        if torch.device(device).type not in ("cpu", "cuda"):
+            raise RuntimeError("neither cpu nor cuda")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split(".")[0]
+        raise ValueError(
+            f"device: expected cpu or a device of this machine; got {str(device)!r}: {reason}; choose another"
+        ) from None
 
 
 def _songs(waves: Wave | Sequence[Wave]) -> list[Wave]:

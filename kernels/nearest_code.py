@@ -131,7 +131,7 @@ def _check(z: Tensor, codebook: Tensor | PreparedCodebook) -> None:
         raise ValueError(f"nearest_code: expected a codebook (K, D), K > 0; got {tuple(codes.shape)}; reshape it")
     if z.ndim != 2 or z.shape[1] != codes.shape[1]:
         raise ValueError(
-            f"nearest_code: expected z (N, {codes.shape[1]}) to match the codebook; got {tuple(z.shape)}; reshape z"
+            f"nearest_code: expected z (N, {codes.shape[1]}) to match the codebook; got {tuple(z.shape)}; give both one width"
         )
     if not (z.is_floating_point() and codes.is_floating_point()):
         raise ValueError(f"nearest_code: expected floating-point z and codes; got {z.dtype} and {codes.dtype}; convert them")

@@ -76,7 +76,7 @@ def test_a_run_of_another_tokenizer_is_refused(tmp_path, stem_file):
 
 def test_verify_of_no_run_is_one_line(tmp_path):
     done = duotok("verify", tmp_path)
-    assert done.returncode == 2 and "expected a run folder with plan.json" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "expected a run, with plan.json" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -48,6 +48,7 @@ def test_the_same_codes_and_seed_give_the_same_wave(tok, folder):
     assert mix.shape == vocals.shape == (1, 1, 70 * 960) and tok.decoder.sample_rate == 24_000
     assert torch.equal(mix, vocals + accompaniment) and vocals.std() > 1e-3
     assert torch.equal(duotok.load(folder).decode(codes, steps=3).mix, mix)
+    assert torch.equal(tok.decode(codes.numpy(), steps=3).mix, mix)
     for other in ({"seed": 1}, {"steps": 4}, {"guidance": 3.0}, {"sampler": "ddim", "steps": 4}):
         assert not torch.equal(tok.decode(codes, **{"steps": 3, **other}).mix, mix)
     assert not torch.equal(tok.decode(random_codes(70, seed=1), steps=3).mix, mix)

@@ -153,3 +153,10 @@ def test_a_stream_ends_once(tokenizer):
     stream.finish()
     with pytest.raises(ValueError, match="expected no samples after finish"):
         stream.push(np.zeros(9, np.float32), np.zeros(9, np.float32))
+
+
+def test_an_absent_device_is_one_line():
+    with pytest.raises(
+        ValueError, match=r"^device: expected cpu or a device of this machine; got 'cuda:99': .*; choose another$"
+    ):
+        duotok.load("tiny", device="cuda:99")

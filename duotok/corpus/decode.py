@@ -124,7 +124,7 @@ def _check_run(run: Path, tokenizer: DuoTok, ids: Sequence[str]) -> Plan:
     if plan.fingerprint != tokenizer.fingerprint:
         raise ValueError(
             f"{run}: expected tokens of this tokenizer, {tokenizer.fingerprint[:16]}; got those of another, "
-            f"{plan.fingerprint[:16]}; name the tokenizer that made them"
+            f"{plan.fingerprint[:16]}; name the tokenizer that made them (--tokenizer)"
         )
     unknown = set(ids) - {song.id for unit in range(plan.num_units) for song in read_unit(run, unit)} if ids else ()
     if unknown:
@@ -157,8 +157,18 @@ def settle(path: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         make_folder(out)
         write_atomically(path, text.encode())
-    elif path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{out}: expected an empty folder, or files made with the same options; got others; choose another")
+    elif (before := path.read_text(encoding="utf-8")) != text:
+        old, new = _flat(json.loads(before)), _flat(json.loads(text))
+        changed = ", ".join(f"{name} {new.get(name)} instead of {old[name]}" for name in old if new.get(name) != old[name])
+        raise ValueError(
+            f"{out}: expected an empty folder, or files made with the same options; got {changed or 'others'}; choose another"
+        )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Lay nested settings side by side."""
+    parts = (value.items() if isinstance(value, dict) else [(name, value)] for name, value in settings.items())
+    return {name: value for part in parts for name, value in part}
 
 
 def _rows(run: Path, num_units: int) -> Iterator[dict[str, Any]]:

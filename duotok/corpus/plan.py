@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from duotok.config import parse
-from duotok.files import make_folder, write_atomically
+from duotok.files import found_instead, make_folder, write_atomically
 
 from .songs import PlanError, Song
 
@@ -97,7 +97,7 @@ def read_plan(run: Path) -> Plan:
         units = b"".join(_unit_path(run, unit).read_bytes() for unit in range(plan.num_units))
     except (OSError, ValueError) as error:
         raise PlanError(
-            f"{run}: expected a run folder with plan.json and units; got {error}; pass one that tokenize made"
+            f"{run}: expected a run, with plan.json and units; got {found_instead(error)}; pass a folder that tokenize made"
         ) from None
     if hashlib.sha256(units).hexdigest() != plan.songs_sha256:
         raise PlanError(

@@ -6,12 +6,10 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
 from duotok.config import parse
 from duotok.files import write_atomically
 from duotok.separation import make_separator
-from duotok.tokenizer import DuoTok, load
+from duotok.tokenizer import DuoTok, load, refuse_absent_device
 
 from .plan import Plan
 from .reader import MixturePolicy
@@ -81,16 +79,3 @@ def read_setup(run: Path) -> Setup:
         return parse(Setup, json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError) as error:
         raise PlanError(f"{run}: expected a run that was planned; got {error}; run: duotok tokenize plan") from None
-
-
-def refuse_absent_device(device: str) -> None:
-    """Refuse a device that this machine lacks (ValueError)."""
-    try:
-        if torch.device(device).type not in ("cpu", "cuda"):
-            raise RuntimeError("neither cpu nor cuda")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device: expected cpu or a device of this machine; got {device!r}: {reason}; choose another"
-        ) from None

@@ -14,6 +14,7 @@ from typing import Any
 
 from duotok.audio import SUFFIXES
 from duotok.config import ConfigError, parse
+from duotok.files import found_instead
 
 from .remote import is_remote, open_store
 
@@ -182,7 +183,9 @@ def read_manifest(path: str | Path) -> list[Song]:
             data = Path(path).read_bytes()
         lines = data.decode("utf-8-sig").split("\n")  # other line separators occur within texts
     except (OSError, ValueError) as error:
-        raise PlanError(f"{path}: expected a manifest in UTF-8; got {error}; correct the path or the file") from None
+        raise PlanError(
+            f"{path}: expected a manifest in UTF-8; got {found_instead(error)}; correct the path or the file"
+        ) from None
     return [_manifest_song(line, f"{path}:{number}", folder) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -28,9 +28,8 @@ def verify(run: Path) -> RunReport:
         planned = [song.id for song in read_unit(run, unit)]
         note = read_note(run, unit)
         if note is None or not is_intact(run, unit, note):
-            report.problems.append(
-                f"unit {unit}: expected its files as they were committed; got none or others; run tokenize again"
-            )
+            found = "one that is not done" if note is None else "other files than were committed"
+            report.problems.append(f"unit {unit}: expected a whole unit; got {found}; run tokenize again")
             continue
         lines = failed_path(run, unit).read_text(encoding="utf-8").splitlines()
         count = Counter([json.loads(line)["id"] for line in lines] + _verify_data(run, unit, plan, report))

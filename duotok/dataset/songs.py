@@ -22,7 +22,7 @@ import numpy as np
 
 from duotok.audio import Resampler, open_audio, to_mono
 from duotok.config import ConfigError, parse
-from duotok.files import make_folder
+from duotok.files import found_instead, make_folder
 from duotok.integrity import AudioError
 from duotok.lyrics import Word
 
@@ -156,7 +156,10 @@ def _read_rows(manifest: Path) -> tuple[list[ManifestRow], list[str]]:
     try:
         lines = manifest.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{manifest}: expected a manifest in UTF-8; got {error}; correct the path or the file") from None
+        raise ConfigError(
+            f"{manifest}: expected a manifest in UTF-8; got {found_instead(error)}; correct the path, or make one: "
+            "duotok corpus index SONGS -o songs.jsonl"
+        ) from None
     known = {entry.name for entry in fields(ManifestRow)}
     rows: dict[str, ManifestRow] = {}
     problems = []

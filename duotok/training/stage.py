@@ -193,7 +193,8 @@ class Stage(CropTask):
         if problems:
             raise ValueError(
                 f"expected the weights of the stage before stage {self.config.stage}; got others: {'; '.join(problems[:5])}"
-                f"{f' and {len(problems) - 5} more' if len(problems) > 5 else ''}; give both stages the same model sizes"
+                f"{f' and {len(problems) - 5} more' if len(problems) > 5 else ''}; start from a run of that stage (--init), "
+                "with the same model sizes"
             )
         self.load_state_dict({name: tensor for name, tensor in given.items() if name in own}, strict=False)
 

@@ -57,7 +57,8 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> CropConfig:
     path = Path(name) if str(name).endswith(".yaml") else _CONFIGS / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(
-            f"config: expected a .yaml file, or vae, stage1 to stage4, lm, or tiny/ and one of these; got {str(name)!r}"
+            f"config: expected a .yaml file, or vae, stage1 to stage4, lm, or tiny/ and one of these; got {str(name)!r}; "
+            "choose one"
         )
     values = configuration.read(path)
     stage = values.get("stage") if isinstance(values, dict) else None

@@ -97,7 +97,7 @@ def test_a_stopped_command_goes_on_and_others_are_refused(tokens, tokenizer, tmp
     assert done.exit_code == 0 and "2 songs in" in done.stdout and "1 of them there before" in done.stdout
     assert all(path.read_bytes() == data for path, data in first.items()) and len(list(tmp_path.iterdir())) == 3
     other = run_cli(*command, "--seed", 1)
-    assert other.exit_code and "expected an empty folder, or files made with the same options" in str(other.exception)
+    assert other.exit_code and "files made with the same options; got seed 1 instead of 0" in str(other.exception)
 
 
 def test_a_song_that_fails_midway_leaves_nothing(tokens, tokenizer, tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_wrong_usage_is_one_line(tokens, tokenizer, tmp_path, options, message):
 
 def test_no_run_is_one_line(tokenizer, tmp_path):
     done = run_cli("decode", tmp_path, "-o", tmp_path / "out", "--tokenizer", tokenizer)
-    assert "expected a run folder with plan.json" in str(done.exception)
+    assert "expected a run, with plan.json" in str(done.exception)
 
 
 def test_names_are_safe_and_different():

@@ -102,7 +102,10 @@ def test_a_stopped_run_goes_on_where_it_was(run, songs, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "make_row", stop)
     with pytest.raises(KeyboardInterrupt):
         tokenize(songs, tmp_path / "stopped")
-    assert "unit 1: expected its files as they were committed" in verify(tmp_path / "stopped").problems[0]
+    assert (
+        "unit 1: expected a whole unit; got one that is not done; run tokenize again"
+        in verify(tmp_path / "stopped").problems[0]
+    )
     tokenize(songs, tmp_path / "stopped")
     assert seen == ["song-0", "song-1", "song-2", "stopped", "segment"]
     assert outputs(tmp_path / "stopped") == outputs(run)
@@ -133,7 +136,7 @@ def test_verify_is_content_with_a_sound_run(run):
 def test_a_damaged_unit_is_noticed_and_done_again(run, songs, tmp_path, damage):
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     damage(copy)
-    assert "unit 0: expected its files as they were committed" in verify(copy).problems[0]
+    assert "unit 0: expected a whole unit; got" in verify(copy).problems[0]
     assert summarize(copy).num_missing == 2
     tokenize(songs, copy)
     assert outputs(copy) == outputs(run)

@@ -210,7 +210,7 @@ def test_threads_share_the_caller_s_inference_mode_and_give_torch_its_threads_ba
 def test_bad_input_is_named_before_any_kernel_starts():
     z, codes = torch.zeros(3, 8), torch.zeros(5, 8)
     for arguments, message in (
-        ((z, codes[:, :7]), r"expected z \(N, 7\) to match the codebook; got \(3, 8\); reshape z"),
+        ((z, codes[:, :7]), r"expected z \(N, 7\) to match the codebook; got \(3, 8\); give both one width"),
         ((z[0], codes), r"expected z \(N, 8\) to match the codebook; got \(8,\)"),
         ((z, codes[0]), r"expected a codebook \(K, D\), K > 0; got \(8,\)"),
         ((z, codes[:0]), r"expected a codebook \(K, D\), K > 0; got \(0, 8\)"),

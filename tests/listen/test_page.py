@@ -134,7 +134,8 @@ def test_every_mistake_is_one_line_and_leaves_no_file(songs, decoding, tmp_path)
         ((songs / "two.jsonl", *good), "expected one song; got 2"),
         ((lone, *good), "expected both stems; got vocals alone"),
         ((song, *good, "--track", "drums"), "--track: expected one of vocals, accompaniment; got 'drums'"),
-        ((song, *good, "-o", songs), "--out: expected a file; got the folder"),
+        ((song, *good, "-o", songs), "--out: expected an .html file; got the folder"),
+        ((song, *good, "-o", tmp_path / "page.txt"), "--out: expected an .html file; got"),
     ]:
         out = tmp_path / "out" / "page.html"
         done = listen(*arguments[:1], "-o", out, *arguments[1:], *QUICK)

@@ -91,8 +91,9 @@ def test_the_command_line_trains_all_stages_and_tokenizes(tmp_path, manifest):
         assert done.exit_code == 0, done.output
         assert "left out: gone: missing: " in done.stderr and "3 songs to train on, 1 held out, 1 left out" in done.stderr
         assert all((out / name).exists() for name in ("step-000002", "config.yaml", "curves.png"))
-    longer = run("train", config, "train.steps=4", "--data", songs, "-o", out)
+    longer = run("train", config, "train.steps=4", "--data", songs, "-o", out, "--init", tmp_path / "nowhere")
     assert longer.exit_code == 0 and "step 4: held out loss" in longer.stdout and "started from" not in longer.stderr
+    assert "note: going on from" in longer.stderr and "--init is not read" in longer.stderr
     alone = run("train", config, "--data", songs, "-o", tmp_path / "run4")
     assert "--init: expected a run of stage 2" in str(alone.exception) and not (tmp_path / "run4").exists()
     tokens = run("tokenize", manifest, "-o", tmp_path / "tokens", "--tokenizer", tmp_path / "tokenizer")

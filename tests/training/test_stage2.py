@@ -128,7 +128,7 @@ def test_projections_start_as_principal_components(songs):
 def test_other_sizes_are_named(songs):
     first, second = make_stage(small_config(1), songs), make_stage(small_config(2, "model.trunk.front_blocks=2"), songs)
     with pytest.raises(
-        ValueError, match=r"model.trunk.front.blocks.1.* is missing; .* and \d+ more; give both stages the same"
+        ValueError, match=r"model.trunk.front.blocks.1.* is missing; .* and \d+ more; start from a run of that stage"
     ):
         second.start(first.state_dict())
     wide = make_stage(small_config(2, "model.trunk.block.ffn_width=96"), songs)
