@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-CPU, JOBS, ROOFLINE = ("cpu-epyc.json",), ("jobs-cpu.json",), ("roofline.json",)
+CPU, ROOFLINE = ("cpu-epyc.json",), ("roofline.json",)
 
 
 @dataclass(frozen=True)
@@ -106,19 +106,19 @@ BARS = (
         ("replace_noise elements", "instructions_per_unit", "H100"), "", True,
     ),
     Bar(
-        "a job: share of decoding, features and encoding", 0.85, JOBS,
+        "a job: share of decoding, features and encoding", 0.85, CPU,
         ("bench_two_workers[of one core each]", "two_workers", "share_decode_features_encode"), "%", main=True,
     ),
     Bar(
-        "a job: two workers of a core each against one", 1.7, JOBS, ("bench_two_workers[of one core each]", "ratio"),
+        "a job: two workers of a core each against one", 1.7, CPU, ("bench_two_workers[of one core each]", "ratio"),
         why="start-up counts in jobs of 20 s", main=True,
     ),
     Bar(
-        "a job: two workers against one, as by default", 1.7, JOBS, ("bench_two_workers[as by default]", "ratio"),
+        "a job: two workers against one, as by default", 1.7, CPU, ("bench_two_workers[as by default]", "ratio"),
         why="one worker's thread that decodes already fills the second of the two cores",
     ),
     Bar(
-        "a job against a plain loop, songs in Opus", 3, JOBS, ("bench_plain_loop", "ratio"),
+        "a job against a plain loop, songs in Opus", 3, CPU, ("bench_plain_loop", "ratio"),
         why="both encode alike, and two cores allow twice as much", main=True,
     ),
     Bar("kills of a running job that changed no byte", 100, ("jobs-kills.json",), ("total",), "", main=True),

@@ -40,7 +40,8 @@ def test_a_changed_number_is_noticed_and_mended(pages, capsys):
 
 def test_unknown_marks_are_refused():
     with pytest.raises(
-        ValueError, match="tables: expected one of bars, cpu, gpu, roofline, stages, dropins; got 'speed'; correct the mark"
+        ValueError,
+        match="tables: expected one of bars, main_bars, cpu, gpu, roofline, stages, dropins; got 'speed'; correct the mark",
     ):
         tables.filled("<!-- results: speed -->\n<!-- /results -->")
 
