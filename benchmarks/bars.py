@@ -77,7 +77,7 @@ BARS = (
     *(
         Bar(
             f"front half at paper size, {dtype}: of what {rival} reaches at its shapes", bar, CPU,
-            (f"bench_front_half[paper-{dtype}]", key), "%", why=_FRONT, main=key == "share_of_mm",
+            (f"bench_front_half[paper-{dtype}]", key), "%", why=_FRONT, main=key == "share_of_products",
         )
         for dtype, bar in (("float32", 0.90), ("bfloat16", 0.80))
         for rival, key in (("torch.mm", "share_of_mm"), ("the faster of torch.mm and oneDNN", "share_of_products"))
@@ -85,11 +85,11 @@ BARS = (
     *(
         Bar(
             f"front blocks against {rival}, {dtype}", 1, CPU,
-            (f"bench_other_encoders[paper-{dtype}]", f"{rival.split()[-1].lower()}_over_ours"), why=why, main=True,
+            (f"bench_other_encoders[paper-{dtype}]", f"{key}_over_ours"), why=why, main=True,
         )
-        for rival, why in (
-            ("Wav2Vec2-Conformer", "six of its layers have as many parameters as twelve blocks, and half their attention"),
-            ("transformers' BERT", ""),
+        for rival, key, why in (
+            ("Wav2Vec2-Conformer", "conformer", "six of its layers have as many parameters as twelve blocks, and half their attention"),
+            ("transformers' BERT, which has the same layers", "bert", ""),
         )
         for dtype in ("float32", "bfloat16")
     ),
