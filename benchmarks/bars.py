@@ -39,6 +39,7 @@ class Bar:
     main: bool = False
 
 
+_CONFORMER = "six of its layers have as many parameters as twelve blocks, and half their attention"
 _FRONT = "no benchmark here breaks down what the rest is spent on"
 
 BARS = (
@@ -88,7 +89,7 @@ BARS = (
             (f"bench_other_encoders[paper-{dtype}]", f"{key}_over_ours"), why=why, main=True,
         )
         for rival, key, why in (
-            ("Wav2Vec2-Conformer", "conformer", "six of its layers have the parameters of twelve blocks, and half their attention"),
+            ("Wav2Vec2-Conformer", "conformer", _CONFORMER),
             ("transformers' BERT, which has the same layers", "bert", ""),
         )
         for dtype in ("float32", "bfloat16")

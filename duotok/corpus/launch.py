@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 LAUNCHERS = ("local", "ray")
 _POLL_S, _SHORTEST_S = 0.5, 0.02
-_WAITS = 20  # a worker that has waited for others so often says so
+_WAITS = 32  # a worker that has waited for others so often says so
 # Workers that die one after another, without a song finished in between, end the run; more than it takes to refuse a song.
 _MAX_DEATHS = 16
 # Refused songs are judged against --max-failure-rate once so many are finished.

@@ -20,12 +20,8 @@ from .remote import is_remote, open_store
 
 # How stems of one song are told by their names: NAME_vocals.flac and NAME_accompaniment.flac, or vocals.wav in a folder.
 _STEM_NAMES = {
-    "no_vocals": "accompaniment",
-    "accompaniment": "accompaniment",
-    "accomp": "accompaniment",
-    "instrumental": "accompaniment",
-    "vocals": "vocals",
-    "vocal": "vocals",
+    **dict.fromkeys(("no_vocals", "accompaniment", "accomp", "instrumental"), "accompaniment"),
+    **dict.fromkeys(("vocals", "vocal"), "vocals"),
 }
 MULTI_STEM_SUFFIXES = (".stem.mp4", ".stem.m4a")
 
@@ -183,9 +179,7 @@ def read_manifest(path: str | Path) -> list[Song]:
             data = Path(path).read_bytes()
         lines = data.decode("utf-8-sig").split("\n")  # other line separators occur within texts
     except (OSError, ValueError) as error:
-        raise PlanError(
-            f"{path}: expected a manifest in UTF-8; got {found_instead(error)}; correct the path or the file"
-        ) from None
+        raise PlanError(f"{path}: expected a manifest in UTF-8; got {found_instead(error)}; correct it") from None
     return [_manifest_song(line, f"{path}:{number}", folder) for number, line in enumerate(lines, 1) if line.strip()]
 
 
