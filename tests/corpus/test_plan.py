@@ -132,7 +132,7 @@ def test_other_mistakes(tmp_path):
         collect([tmp_path])
     with pytest.raises(PlanError, match=r"none.jsonl: expected a manifest"):
         collect([tmp_path / "none.jsonl"])
-    with pytest.raises(PlanError, match=r"expected a run folder with plan.json"):
+    with pytest.raises(PlanError, match=r"expected a run, with plan.json"):
         read_plan(tmp_path)
 
 
