@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .console import StoppableBar, line
+from .console import StoppableBar, line, plural
 from .console import err as _err
 from .console import out as _out
 
@@ -37,7 +37,7 @@ def build(
         raise ValueError(f"recipe: expected tiny; got {recipe!r}; choose that")
     with _SongBar() as bar:
         report = build_tiny(out, lieder, songs, minutes, seed, workers, soundfont, bar.show)
-    _finish(report.problems, f"{report.num_songs} songs, {report.duration_s / 60:.1f} minutes in {out / MANIFEST}")
+    _finish(report.problems, f"{plural(report.num_songs, 'song')}, {report.duration_s / 60:.1f} minutes in {out / MANIFEST}")
 
 
 @app.command(epilog="Example: duotok corpus index songs/ -o songs.jsonl")
@@ -53,7 +53,7 @@ def index(
         report = write_index(source, out, workers, bar.show)
     for remark in report.remarks:
         _err.print(f"note: {line(remark)}")
-    _finish(report.problems, f"{report.num_songs} songs, {report.duration_s / 60:.1f} minutes in {out}")
+    _finish(report.problems, f"{plural(report.num_songs, 'song')}, {report.duration_s / 60:.1f} minutes in {out}")
 
 
 @app.command(epilog="Example: duotok corpus stems songs.jsonl -o stems --separate demucs")
@@ -73,7 +73,9 @@ def stems(
         raise ValueError("--separate: expected a separator; got 'none'; choose demucs or spleeter")
     with _SongBar() as bar:
         report = separate_manifest(manifest, out, separator, bar.show)
-    summary = f"{report.num_songs} songs, {report.num_separated} of them separated, {report.duration_s / 60:.1f} minutes"
+    summary = (
+        f"{plural(report.num_songs, 'song')}, {report.num_separated} of them separated, {report.duration_s / 60:.1f} minutes"
+    )
     _finish(report.problems, f"{summary} in {out / MANIFEST}")
 
 

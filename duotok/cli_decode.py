@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .console import StoppableBar, line
+from .console import StoppableBar, line, plural
 from .console import err as _err
 from .console import out as _out
 
@@ -57,7 +57,7 @@ def decode(
         report = decode_run(run, out, load(tokenizer, device=device), options, outputs, song or (), bar.show)
     for problem in report.refused:
         _err.print(f"refused: {line(problem)}")
-    songs = "1 song" if report.num_songs == 1 else f"{report.num_songs} songs"
+    songs = plural(report.num_songs, "song")
     _out.print(f"{songs} in {line(out)}, {report.num_present} of them there before, {len(report.refused)} refused")
     if report.refused:
         raise typer.Exit(3)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .console import err, show
+from .console import err, plural, show
 
 
 def register(app: typer.Typer) -> None:
@@ -35,5 +35,4 @@ def export(
             runs, out, format, layout, songs_per_shard, force, partial,
             lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    songs = "1 song" if report.num_songs == 1 else f"{report.num_songs} songs"
-    show(f"{songs}, {report.hours:.4f} hours of audio, {report.num_codes} codes in {out}")
+    show(f"{plural(report.num_songs, 'song')}, {report.hours:.4f} hours of audio, {report.num_codes} codes in {out}")

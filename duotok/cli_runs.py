@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import err, line, show, show_text
+from .console import err, line, plural, show, show_text
 
 if TYPE_CHECKING:
     from .corpus.store import RunReport
@@ -44,7 +44,7 @@ def verify(run: _Run) -> None:
     report = check(run)
     for problem in report.problems:
         err.print(f"problem: {line(problem)}")
-    show(f"{totals(report)}, {report.num_missing} missing, {len(report.problems)} problems")
+    show(f"{totals(report)}, {report.num_missing} missing, {plural(len(report.problems), 'problem')}")
     if report.problems:
         raise typer.Exit(1)
 
@@ -59,10 +59,10 @@ def merge(
     from .corpus.merge import merge as join
 
     num_songs, num_files = join(runs, out, songs_per_file, mix)
-    show(f"{num_songs} songs in {num_files} files in {out}")
+    show(f"{plural(num_songs, 'song')} in {plural(num_files, 'file')} in {out}")
 
 
 def totals(report: RunReport) -> str:
     """Sum up a run in words."""
-    songs = "1 song" if report.num_songs == 1 else f"{report.num_songs} songs"
+    songs = plural(report.num_songs, "song")
     return f"{songs}, {report.hours:.4f} hours of audio, {report.num_codes} codes, {report.num_failed} refused"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .cli_decode import SoundBar
-from .console import line
+from .console import line, plural
 from .console import out as _out
 
 
@@ -59,5 +59,5 @@ def sample(
     model, decoder = load_language_model(lm, device), load(tokenizer, device=device)
     with SoundBar(None) as bar:
         made = sample_songs(model, decoder, out, options, run, song or (), chosen[track], bar.show)
-    songs = "1 song" if len(made) == 1 else f"{len(made)} songs"
-    _out.print(f"{songs} in {line(out)}: {', '.join(line(path.name) for path in made[:8])}{' ...' if len(made) > 8 else ''}")
+    names = ", ".join(line(path.name) for path in made[:8])
+    _out.print(f"{plural(len(made), 'song')} in {line(out)}: {names}{' ...' if len(made) > 8 else ''}")

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer.core import TyperGroup
 
 from . import cli_runs
-from .console import NoteHandler, err, line, show, show_text
+from .console import NoteHandler, err, line, plural, show, show_text
 
 if TYPE_CHECKING:
     from click import Context
@@ -121,7 +121,7 @@ def plan(
     _, made = _plan(
         songs, out, tokenizer, device, separate, separator_weights, track, stem_cache, publish, songs_per_unit=songs_per_unit
     )
-    show(f"{made.num_songs} songs in {made.num_units} units in {out}")
+    show(f"{plural(made.num_songs, 'song')} in {plural(made.num_units, 'unit')} in {out}")
 
 
 @app.command(epilog="Example: duotok tokenize run RUN --workers 2 --units 0-99")
@@ -175,10 +175,11 @@ def estimate(
     found = collect(songs)
     setup = _setup(any(song.is_mixture for song in found), tokenizer, device, separate, separator_weights, track)
     result = reckon(found, setup.build(), sample)
+    songs, sampled = plural(result.num_songs, "song"), plural(result.num_sampled, "song")
     show(
-        f"{result.num_songs} songs: about {result.hours:.2f} hours of audio, {result.worker_hours:.2f} hours of one worker "
+        f"{songs}: about {result.hours:.2f} hours of audio, {result.worker_hours:.2f} hours of one worker "
         f"({result.hours_per_hour:.1f} x real time), {result.num_bytes / 1e6:.1f} MB of tokens; "
-        f"from {result.num_sampled} songs, {result.num_refused} of them refused"
+        f"from {sampled}, {result.num_refused} of them refused"
     )
 
 

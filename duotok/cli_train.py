@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .console import err as _err
 from .console import out as _out
+from .console import plural
 
 if TYPE_CHECKING:
     from .dataset.songs import Songs
@@ -89,7 +90,9 @@ def _read_songs(settings: CropConfig) -> Songs:
         songs = stages.read_songs(settings, show)
     for problem in songs.problems:
         _err.print(f"left out: {escape(' '.join(problem.split()))}")
-    _err.print(f"{len(songs.train)} songs to train on, {len(songs.held_out)} held out, {len(songs.problems)} left out")
+    _err.print(
+        f"{plural(len(songs.train), 'song')} to train on, {len(songs.held_out)} held out, {len(songs.problems)} left out"
+    )
     return songs
 
 

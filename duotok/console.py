@@ -19,6 +19,11 @@ def line(text: object) -> str:
     return escape("".join(char if char.isprintable() else " " for char in " ".join(str(text).split())))
 
 
+def plural(number: int, noun: str) -> str:
+    """Name a number of things: 1 song, 2 songs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def show(text: object) -> None:
     """Write one line to standard output."""
     out.print(line(text))

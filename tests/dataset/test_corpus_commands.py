@@ -19,7 +19,7 @@ def test_index_and_stems_end_with_3_if_songs_are_left_out(tmp_path):
     (tmp_path / "a" / "bad.mp3").write_bytes(b"")
     done = duotok("corpus", "index", tmp_path / "a", "-o", tmp_path / "m.jsonl")
     assert done.returncode == 3 and "left out: bad: empty_file: " in done.stderr
-    assert f"1 songs, 0.0 minutes in {tmp_path / 'm.jsonl'}, 1 left out" in done.stdout
+    assert f"1 song, 0.0 minutes in {tmp_path / 'm.jsonl'}, 1 left out" in done.stdout
     (tmp_path / "a" / "bad.mp3").unlink()
     assert duotok("corpus", "index", tmp_path / "a", "-o", tmp_path / "m.jsonl").returncode == 0
     no_separator, no_weights = ("--separate", "none"), ("--separator-weights", tmp_path / "m.jsonl")
