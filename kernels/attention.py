@@ -182,14 +182,13 @@ def _why_not_onednn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = No
 @attention.register("onednn", unless=_why_not_onednn)
 def _onednn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> Tensor:
     queries = (q.float() * (q.shape[-1] ** -0.5 if scale is None else scale)).transpose(1, 2).contiguous()  # (B, H, S, D)
-    keys = k.float().transpose(1, 2).contiguous()
-    values = v.float().permute(0, 2, 3, 1).contiguous()  # (B, H, D, S)
+    keys, values = (x.float().transpose(1, 2).contiguous() for x in (k, v))
     out = torch.empty_like(q)
     for item in range(len(q)):
         for head in range(q.shape[2]):
             weights = product(queries[item, head], keys[item, head])
             torch.softmax(weights, -1, out=weights)
-            out[item, :, head] = product(weights, values[item, head])
+            out[item, :, head] = product(weights, values[item, head].t())  # oneDNN reads it as it lies
     return out
 
 
