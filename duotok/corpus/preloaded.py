@@ -4,8 +4,8 @@ Garbage collection would write to every object, and so give each worker its own 
 """
 
 import gc
+from importlib import import_module
 
-import duotok.corpus.launch
-import duotok.kernels.nearest_code_cpu  # noqa: F401
-
+for name in ("duotok.corpus.launch", "duotok.kernels.nearest_code_cpu"):
+    import_module(name)
 gc.freeze()

@@ -9,7 +9,7 @@ from pathlib import Path
 from duotok.config import parse
 from duotok.files import write_atomically
 from duotok.separation import make_separator
-from duotok.tokenizer import DuoTok, load, refuse_absent_device
+from duotok.tokenizer import DuoTok, load
 
 from .plan import Plan
 from .reader import MixturePolicy
@@ -41,7 +41,6 @@ class Setup:
         Raises:
             ValueError: if one of them cannot be loaded.
         """
-        refuse_absent_device(self.device)
         tokenizer = load(self.tokenizer, device=self.device)
         separator = make_separator(self.separator, self.separator_weights, self.device)
         return tokenizer, MixturePolicy(separator, self.track, self.cache)
