@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 BACKENDS = (
     "cuda", "triton", "flash4", "flash3", "flash2", "cudnn", "varlen", "xformers", "onednn", "sdpa", "cpu", "numba",
     "reference",
@@ -87,12 +89,17 @@ class Op:
         self._check: Callable[..., None] | None = None
 
     def __call__(self, *args, **kwargs):
-        if self._check is not None:
-            self._check(*args, **kwargs)
+        self._refuse(args, kwargs)
         for backend in self._backends:
             if (_allowed is None or backend.name in _allowed) and backend.unless(*args, **kwargs) is None:
                 return backend.function(*args, **kwargs)
         return self.reference(*args, **kwargs)
+
+    def _refuse(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Raise ValueError for arguments that no backend takes."""
+        refuse_arrays(self.name, *args, *kwargs.values())
+        if self._check is not None:
+            self._check(*args, **kwargs)
 
     def register(self, name: str, *, unless: Callable[..., str | None]) -> Callable[[Callable], Callable]:
         """Add a twin behind those already registered.
@@ -146,8 +153,7 @@ class Op:
         Raises:
             ValueError: if it does not exist or refuses these arguments, with its reason.
         """
-        if self._check is not None:
-            self._check(*args, **kwargs)
+        self._refuse(args, kwargs)
         if backend == "reference":
             return self.reference(*args, **kwargs)
         for candidate in self._backends:
@@ -157,6 +163,13 @@ class Op:
                     raise ValueError(f"{self.name}: expected {backend} to run; it {reason}; choose another of {self.backends}")
                 return candidate.function(*args, **kwargs)
         raise ValueError(f"{self.name}: expected one of {self.backends}; got {backend!r}; choose one of those")
+
+
+def refuse_arrays(name: str, *values: object) -> None:
+    """Raise ValueError if one of the values given to `name` is a numpy array."""
+    for value in values:
+        if isinstance(value, np.ndarray):
+            raise ValueError(f"{name}: expected tensors; got a numpy array {value.shape}; wrap it in torch.from_numpy")
 
 
 def _parameters(function: Callable) -> list[tuple[str, object]]:

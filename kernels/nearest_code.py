@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .available import installed, why_not_numba, why_not_triton
-from .dispatch import Op
+from .dispatch import Op, refuse_arrays
 
 # Rows in flight: a block of scores (rows x 32,768 float64) stays within a core's second-level cache.
 _ROWS = 16
@@ -88,6 +88,7 @@ def prepare(codebook: Tensor) -> PreparedCodebook:
     Raises:
         ValueError: if it is not a matrix of floating-point numbers with at least one code.
     """
+    refuse_arrays("prepare", codebook)
     if codebook.ndim != 2 or codebook.numel() == 0:
         raise ValueError(f"prepare: expected a codebook (K, D), K > 0; got {tuple(codebook.shape)}; reshape it")
     if not codebook.is_floating_point():

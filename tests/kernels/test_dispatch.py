@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
-from duotok.kernels import OPS, Op, examples, explain, use_backends
+from duotok.kernels import OPS, Op, examples, explain, prepare, use_backends
 
 
 @pytest.fixture
@@ -34,6 +35,16 @@ def test_first_willing_backend_runs(op):
     assert op(-3) == ("cpu", -6)
     assert op(-3, times=3) == ("cpu", -9)
     assert (op.name, op.__doc__, op.backends) == ("double", "Double x.", ("numba", "cpu", "reference"))
+
+
+def test_numpy_arrays_are_refused_before_any_backend_is_asked(op):
+    array = np.zeros((4, 8), "f4")
+    message = r"expected tensors; got a numpy array \(4, 8\); wrap it in torch.from_numpy"
+    for call in (lambda: op(array), lambda: op(3, times=array), lambda: op.run("cpu", array)):
+        with pytest.raises(ValueError, match=f"double: {message}"):
+            call()
+    with pytest.raises(ValueError, match=f"prepare: {message}"):
+        prepare(array)
 
 
 def test_explain_gives_every_reason(op):
