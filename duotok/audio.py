@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # A compressed file may decode to a little less than its header estimates; below this share it is truncated.
 COMPLETE_SHARE = 0.98
 # A sample rate outside these, in Hz, is a header that was damaged, and would make a song of days or of nothing.
-_RATES = range(1_000, 1_000_001)
+RATES = range(1_000, 1_000_001)
 SUFFIXES = frozenset(
     f".{name}"
     for name in "wav flac mp3 ogg oga opus aif aiff aifc caf au w64 rf64 m4a mp4 aac webm mka wma alac".split()  # noqa: SIM905
@@ -111,7 +111,7 @@ def open_audio(path: str | Path, stream: int = 0) -> Iterator[AudioReader]:
 
 
 def _read_info(path: Path, rate: int | None, channels: int, samples: int | None, exact: bool, decoder: str) -> AudioInfo:
-    if rate not in _RATES or not channels:
+    if rate not in RATES or not channels:
         found = f"expected a channel or more at 1 to 1000 kHz; got {channels} at {rate} Hz"
         raise AudioError("open", "damaged", f"{path}: {found}; replace the file")
     return AudioInfo(rate, channels, samples, exact, decoder)

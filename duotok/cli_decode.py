@@ -43,7 +43,8 @@ def decode(
     from .corpus.decode import OUTPUTS, SUBTYPES, DecodeOptions, decode_run
     from .corpus.store import summarize
     from .decoder import Sampling
-    from .tokenizer import load, refuse_absent_device
+    from .storage import refuse_absent_device
+    from .tokenizer import load
 
     refuse_absent_device(device)
     choices = {"track": ("all", *OUTPUTS), "format": (*SUBTYPES,), "sampler": ("dpm", "ddim")}

@@ -133,7 +133,7 @@ def _about(coded: _Coded) -> dict[str, Any]:
 
 def _read(source: Path, codec: str | Codec, num_codebooks: int | None, minutes: float, device: str, cache: Path) -> _Coded:
     """Read the codes of a run, or encode the songs of a manifest."""
-    from .tokenizer import refuse_absent_device
+    from .storage import refuse_absent_device
 
     refuse_absent_device(device)
     if source.is_dir():

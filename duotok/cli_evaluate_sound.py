@@ -44,7 +44,7 @@ def reconstruction(
     from .evaluation.codec import load_codec
     from .evaluation.reconstruction import MEASURES, ReconstructionConfig, measure_reconstruction
     from .evaluation.sound import OPTIONAL, missing
-    from .tokenizer import refuse_absent_device
+    from .storage import refuse_absent_device
 
     refuse_absent_device(device)
     lacking = {name: reason for name in OPTIONAL if measures is None and (reason := missing(name))}
@@ -79,7 +79,7 @@ def invariance(
     from .dataset.songs import load_songs
     from .evaluation.codec import load_codec
     from .evaluation.invariance import InvarianceConfig, measure_invariance, read_clips
-    from .tokenizer import refuse_absent_device
+    from .storage import refuse_absent_device
 
     refuse_absent_device(device)
     config = InvarianceConfig(threads=threads, dtypes=tuple(filter(None, dtypes.split(","))))
@@ -116,7 +116,7 @@ def tagging(
     from .evaluation.tagging import TaggingConfig, measure_tagging
     from .evaluation.tagging_data import code_clips, read_magnatagatune
     from .separation import make_separator
-    from .tokenizer import refuse_absent_device
+    from .storage import refuse_absent_device
 
     refuse_absent_device(device)
     tagset = read_magnatagatune(folder, annotations, tags, limit)

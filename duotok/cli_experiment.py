@@ -128,7 +128,7 @@ def language_model(
     from .experiments.report import write_report
     from .files import whole_file
     from .language import load_language_model
-    from .tokenizer import refuse_absent_device
+    from .storage import refuse_absent_device
 
     refuse_absent_device(device)
     lms = [load_language_model(folder, device) for folder in lm]

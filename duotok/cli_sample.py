@@ -45,7 +45,8 @@ def sample(
     from .decoder import Sampling
     from .language import load_language_model
     from .model.generation import Draw
-    from .tokenizer import load, refuse_absent_device
+    from .storage import refuse_absent_device
+    from .tokenizer import load
 
     refuse_absent_device(device)
     chosen = {"all": OUTPUTS, "none": (), **{name: (name,) for name in OUTPUTS}}

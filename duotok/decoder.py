@@ -253,9 +253,9 @@ def decode(tokenizer: DuoTok, codes: Codes | Tensor | Sequence[Tensor], sampling
 def _songs(tokenizer: DuoTok, codes: Codes | Tensor | Sequence[Tensor]) -> list[Tensor]:
     """List the codes (2, T) of every song, checked."""
     if isinstance(codes, Codes):
-        if codes.fingerprint != tokenizer.fingerprint:
+        if codes.fingerprint != tokenizer.known_fingerprint:
             raise ValueError(
-                f"decode: expected codes of this tokenizer, {tokenizer.fingerprint[:16]}; got those of another, "
+                f"decode: expected codes of this tokenizer, {tokenizer.known_fingerprint[:16]}; got those of another, "
                 f"{codes.fingerprint[:16]}; load the tokenizer that made them"
             )
         songs = [codes[i] for i in range(len(codes))]

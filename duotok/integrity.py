@@ -16,8 +16,8 @@ import numpy as np
 MIN_DURATION_S = 0.5
 # Below -90 dBFS (three steps of 16 bits) a whole song counts as silent.
 SILENCE_PEAK = 10 ** (-90 / 20)
-# Beyond this the power of a sample is no longer a float32.
-_LARGEST_SAMPLE = 1e10
+# 48 dB beyond full scale: no recording, but whole numbers that were written as floats.
+LARGEST_SAMPLE = 256.0
 _NOT_AUDIO = (b"<!doctype", b"<html", b"<?xml", b"<head", b"%pdf", b"pk\x03\x04")
 # Sizes that writers of a stream leave in a 32-bit header, because they cannot go back: -1, INT_MAX and theirs less a header.
 _PLACEHOLDERS = (range(0x7FFF_0000, 0x8000_0200), range(0xFFFF_0000, 0x1_0000_0200))
@@ -29,8 +29,8 @@ class AudioError(ValueError):
 
     Attributes:
         stage: where it showed: "plan", "open", "decode", "silence", "separate" or "validate".
-        reason: a short name: "missing", "empty_file", "not_audio", "unsupported", "damaged", "truncated", "nan", "silent",
-            "constant", "too_short", "length_mismatch", "rate_mismatch", "no_stems", "duplicate_id".
+        reason: a short name: "missing", "empty_file", "not_audio", "unsupported", "damaged", "truncated", "nan",
+            "out_of_range", "silent", "constant", "too_short", "length_mismatch", "rate_mismatch", "no_stems", "duplicate_id".
     """
 
     def __init__(self, stage: str, reason: str, message: str) -> None:
@@ -164,12 +164,16 @@ class SignalCheck:
         """Look at simultaneous blocks (C, n) of the song's parts.
 
         Raises:
-            AudioError: "nan" for a NaN or infinite sample.
+            AudioError: "nan" for a NaN or infinite sample, "out_of_range" for one far from -1 to 1.
         """
         low = np.concatenate([part.min(axis=1) for part in parts])
         high = np.concatenate([part.max(axis=1) for part in parts])
-        if not (low.min() > -_LARGEST_SAMPLE and high.max() < _LARGEST_SAMPLE):
+        peak = max(-low.min(), high.max())
+        if not np.isfinite(peak):
             raise AudioError("decode", "nan", f"{self._name}: expected finite samples; got NaN or infinity; replace the file")
+        if peak >= LARGEST_SAMPLE:
+            found = f"expected samples of about -1 to 1; got a peak of {peak:g}"
+            raise AudioError("decode", "out_of_range", f"{self._name}: {found}; scale the file")
         self._num_samples += parts[0].shape[1]
         self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
 

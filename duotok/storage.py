@@ -166,3 +166,16 @@ def check_fingerprint(folder: Path, fingerprint: str) -> None:
             f"{folder}: expected fingerprint {stored[:16]}...; got {fingerprint[:16]}...: its files were changed or damaged; "
             "download them again, or save the tokenizer anew"
         )
+
+
+def refuse_absent_device(device: str | torch.device) -> None:
+    """Refuse a device that this machine lacks (ValueError)."""
+    try:
+        if torch.device(device).type not in ("cpu", "cuda"):
+            raise RuntimeError("neither cpu nor cuda")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split(".")[0]
+        raise ValueError(
+            f"device: expected cpu or a device of this machine; got {str(device)!r}: {reason}; choose another"
+        ) from None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .audio import RATES
+from .integrity import LARGEST_SAMPLE
 from .windows import TrackWindows
 
 if TYPE_CHECKING:
@@ -26,14 +30,15 @@ class EncodeStream:
     """
 
     def __init__(self, tokenizer: DuoTok, sample_rate: int) -> None:
-        if not isinstance(sample_rate, int) or sample_rate <= 0:
+        rate = int(sample_rate) if isinstance(sample_rate, Integral) else 0
+        if rate not in RATES:
             raise ValueError(
-                f"expected a sample rate above 0 Hz, a whole number; got {sample_rate!r}; pass the waves' own rate"
+                f"expected a sample rate of {RATES[0]} to {RATES[-1]} Hz, a whole number; got {sample_rate!r}; "
+                "pass the waves' own rate"
             )
-        self._tokenizer, self._sample_rate, self._policy = tokenizer, sample_rate, tokenizer.config.windows
+        self._tokenizer, self._sample_rate, self._policy = tokenizer, rate, tokenizer.config.windows
         self._tracks = [
-            TrackWindows(self._policy, sample_rate, tokenizer.sample_rate, tokenizer.frame_rate)
-            for _ in range(tokenizer.num_tracks)
+            TrackWindows(self._policy, rate, tokenizer.sample_rate, tokenizer.frame_rate) for _ in range(tokenizer.num_tracks)
         ]
         self.num_samples = self.num_frames = 0
         self._ended = False
@@ -69,6 +74,8 @@ class EncodeStream:
 
     def end(self, num_frames: int | None = None) -> list[tuple[int, np.ndarray]]:
         """Like `finish`, but return the windows, (track, wave (S,))."""
+        if self._ended:
+            raise ValueError("stream: expected one finish; got another; start another stream")
         total = self._tokenizer.num_frames(self.num_samples, self._sample_rate) if num_frames is None else num_frames
         self.num_frames, self._ended = total, True
         count = -(-total // self._policy.stride_frames)
@@ -88,9 +95,30 @@ def _mono(wave: Wave) -> np.ndarray:
     array = np.asarray(wave)
     if array.ndim not in (1, 2) or not (array.dtype == np.int16 or np.issubdtype(array.dtype, np.floating)):
         raise ValueError(f"expected a wave (n,) or (C, n) of floats or int16; got {array.shape} {array.dtype}; convert it")
-    if array.ndim == 2 and len(array) > _MAX_CHANNELS:
-        raise ValueError(f"expected a wave (C, n) of at most {_MAX_CHANNELS} channels; got {array.shape}; transpose it")
+    if array.ndim == 2 and not 0 < len(array) <= _MAX_CHANNELS:
+        raise ValueError(f"expected a wave (C, n) of 1 to {_MAX_CHANNELS} channels; got {array.shape}; transpose it")
     array = array.astype(np.float32) / (32_768 if array.dtype == np.int16 else 1)
     if not np.isfinite(array).all():
         raise ValueError("expected finite samples; got NaN or infinity; repair the wave")
+    if (peak := np.abs(array).max(initial=0)) >= LARGEST_SAMPLE:
+        raise ValueError(f"expected samples of about -1 to 1; got a peak of {peak:g}; divide floats of 16 bits by 32768")
     return array if array.ndim == 1 else array.mean(axis=0)
+
+
+def list_songs(waves: Wave | Sequence[Wave]) -> list[Wave]:
+    """Part waves (S,), (B, S) or (B, C, S), or a list of (S_i,) and (C, S_i), into songs.
+
+    Raises:
+        ValueError: for other shapes.
+    """
+    if isinstance(waves, list | tuple):
+        return list(waves)
+    if not isinstance(waves, Tensor | np.ndarray) or waves.ndim not in (1, 2, 3):
+        found = getattr(waves, "shape", type(waves).__name__)
+        raise ValueError(f"encode: expected waves (S,), (B, S) or (B, C, S); got {found}; reshape them")
+    if waves.ndim > 1 and 0 < waves.shape[-1] < len(waves):
+        raise ValueError(
+            f"encode: expected waves (B, S) or (B, C, S), samples last; got {tuple(waves.shape)}, {len(waves)} songs of "
+            f"{waves.shape[-1]} samples; transpose them, or pass a list"
+        )
+    return [waves] if waves.ndim == 1 else list(waves)

@@ -21,7 +21,7 @@ from .codes import Codes
 from .decoder import Decoded, Decoder, Sampling, decode, load_decoder
 from .fixed_math import exact_math
 from .model.semantic import SemanticConfig, SemanticModel
-from .stream import EncodeStream, Wave
+from .stream import EncodeStream, Wave, list_songs
 from .windows import WindowPolicy, count_frames
 
 FORMAT_VERSION = 1
@@ -55,7 +55,8 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
             raise ValueError(f"DuoTok: expected an exported model; got kind {model.config.bottleneck.kind!r}; call .export()")
         self.config = replace(config, model=model.config)
         self.model = model.eval().requires_grad_(False)
-        self._silent_codes: dict[tuple, Tensor] = {}
+        self._fingerprint, self._silent_codes = "", dict[int, Tensor]()  # both of the weights as they were at `_state`
+        self._state: tuple | None = None
         self._folder: Path | None = None  # where a decoder may be, loaded when first asked for
         self._decoder: Decoder | None = None
         self._hub_mixin_config = None  # config.yaml is the configuration; the mixin would add a second file
@@ -115,7 +116,26 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
     @property
     def fingerprint(self) -> str:
         """sha256 over the configuration (window policy included), the weights and their dtype, computed when asked for."""
-        return storage.fingerprint(self.config, self.model.state_dict())
+        self._forget_changed()
+        self._fingerprint = storage.fingerprint(self.config, self.model.state_dict())
+        return self._fingerprint
+
+    @property
+    def known_fingerprint(self) -> str:
+        """The fingerprint, not computed again before the weights are moved, cast or written to.
+
+        What is written to `parameter.data` goes unnoticed here, as it does in torch.
+        """
+        self._forget_changed()
+        return self._fingerprint or self.fingerprint
+
+    def _forget_changed(self) -> None:
+        """Forget what was kept of weights that have changed since."""
+        tensors = self.model.state_dict().values()
+        counted = not any(tensor.is_inference() for tensor in tensors)  # such tensors do not count their changes
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors) if counted else None
+        if state is None or state != self._state:
+            self._fingerprint, self._silent_codes, self._state = "", {}, state
 
     @property
     def can_decode(self) -> bool:
@@ -132,6 +152,10 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
         if self._decoder is None:
             self._decoder = load_decoder(self._folder, self.fingerprint).to(self.device)
         return self._decoder
+
+    def train(self, mode: bool = True) -> DuoTok:
+        """Stay in evaluation mode, whatever a module around it does: batch statistics would change codes, and the weights."""
+        return super().train(False)
 
     def num_frames(self, num_samples: int, sample_rate: int) -> int:
         """Count the frames of a song: T = ceil(num_samples * frame_rate / sample_rate), always."""
@@ -151,7 +175,7 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
         Raises:
             ValueError: if the tracks differ in number or length.
         """
-        songs = [_songs(vocals), _songs(accompaniment)]
+        songs = [list_songs(vocals), list_songs(accompaniment)]
         if len(songs[0]) != len(songs[1]):
             raise ValueError(
                 f"encode: expected as many vocals as accompaniments; got {len(songs[0])} and {len(songs[1])}; pair them"
@@ -169,7 +193,7 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
         tensor = torch.full((len(streams), self.num_tracks, max(lengths.tolist(), default=0)), -1)
         for (song, track), codes in pieces.items():
             tensor[song, track, : lengths[song]] = torch.cat(codes)[: lengths[song]]
-        return Codes(tensor, lengths, self.frame_rate, self.fingerprint)
+        return Codes(tensor, lengths, self.frame_rate, self.known_fingerprint)
 
     def stream(self, sample_rate: int) -> EncodeStream:
         """Start a song whose samples arrive piece by piece; its codes equal those of `encode`."""
@@ -204,17 +228,17 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
         policy = self.config.windows
         filler = [(None, 0, np.zeros_like(batch[0][2]))] * (policy.batch_size - len(batch))
         _, tracks, waves = zip(*batch, *filler, strict=True)
-        with exact_math():
+        with exact_math(), torch.autocast(self.device.type, enabled=False):
             wave = torch.from_numpy(np.stack(waves)).to(self.device, torch.promote_types(self.dtype, torch.float32))
             codes = self.model.encode(wave, torch.tensor(tracks, device=self.device)).cpu()
         kept = codes[:, policy.margin_frames : policy.margin_frames + policy.stride_frames]
         return [(key, row) for (key, _, _), row in zip(batch, kept, strict=False)]
 
     def _codes_of_silence(self, window: tuple[object, int, np.ndarray]) -> Tensor:
-        key = (window[1], self.dtype, self.device)
-        if key not in self._silent_codes:
-            [(_, self._silent_codes[key])] = self._encode_batch([window])
-        return self._silent_codes[key]
+        self._forget_changed()
+        if window[1] not in self._silent_codes:
+            [(_, self._silent_codes[window[1]])] = self._encode_batch([window])
+        return self._silent_codes[window[1]]
 
     def decode(self, codes: Codes | Tensor | Sequence[Tensor], steps: int = 50, seed: int = 0, **options) -> Decoded:
         """Turn codes into waves; the same codes and options give the same waves on a CPU.
@@ -259,7 +283,7 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
             CheckpointError: if there is none, if it is damaged, or of another version. Pickle is never read.
             ValueError: if this machine lacks the device.
         """
-        refuse_absent_device(device)
+        storage.refuse_absent_device(device)
         folder = storage.find(name, **options)
         config = storage.read_config(folder, TokenizerConfig, FORMAT_VERSION)
         model = SemanticModel(config.model)
@@ -273,25 +297,3 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
 def load(name: str | Path = "tiny", *, device: str | torch.device = "cpu", **options) -> DuoTok:
     """Load a tokenizer: "tiny", a folder, or a hub id "owner/name"; see `DuoTok.from_pretrained`."""
     return DuoTok.from_pretrained(name, device=device, **options)
-
-
-def refuse_absent_device(device: str | torch.device) -> None:
-    """Refuse a device that this machine lacks (ValueError)."""
-    try:
-        if torch.device(device).type not in ("cpu", "cuda"):
-            raise RuntimeError("neither cpu nor cuda")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split(".")[0]
-        raise ValueError(
-            f"device: expected cpu or a device of this machine; got {str(device)!r}: {reason}; choose another"
-        ) from None
-
-
-def _songs(waves: Wave | Sequence[Wave]) -> list[Wave]:
-    if isinstance(waves, list | tuple):
-        return list(waves)
-    if not isinstance(waves, Tensor | np.ndarray) or waves.ndim not in (1, 2, 3):
-        found = getattr(waves, "shape", type(waves).__name__)
-        raise ValueError(f"encode: expected waves (S,), (B, S) or (B, C, S); got {found}; reshape them")
-    return [waves] if waves.ndim == 1 else list(waves)

@@ -217,12 +217,13 @@ def test_the_signal_is_judged_over_the_whole_song():
     silent, constant = np.zeros_like(wave), np.full_like(wave, 0.25)
     late = np.concatenate((silent, wave * 1e-3), axis=1)
     spoiled = [wave.copy() for _ in range(3)]
-    for part, value in zip(spoiled, (np.nan, np.inf, -1e38), strict=True):
+    for part, value in zip(spoiled, (np.nan, np.inf, -np.inf), strict=True):
         part[1, 7_000] = value
     assert check(wave) == check(silent, wave) == check(constant, wave) == check(late) == check(wave[:1], wave) == "fine"
     assert check(silent) == check(wave * 1e-5) == check(silent, silent) == "silent"
     assert check(constant) == check(constant, silent) == "constant"
     assert {check(part) for part in spoiled} == {check(wave, part) for part in spoiled} == {"nan"}
+    assert check(wave * 32_768) == check(wave, -wave * 1e20) == "out_of_range" and check(wave * 50) == "fine"
     assert check(wave[:, :3_999]) == "too_short" and check(wave[:, :4_000]) == "fine"
 
 

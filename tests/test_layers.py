@@ -24,7 +24,7 @@ LAYERS = {
     "files": (set(), set()),
     "storage": ({"config", "files"}, {"torch", "yaml", "safetensors", "huggingface_hub"}),
     "windows": ({"audio"}, {"numpy"}),
-    "stream": ({"windows"}, {"numpy", "torch"}),
+    "stream": ({"audio", "integrity", "windows"}, {"numpy", "torch"}),
     "autoencoder": ({"model", "config", "storage"}, {"torch", "safetensors"}),
     "codes": (set(), {"torch"}),
     "decoder": ({"model", "config", "storage", "autoencoder", "codes"}, {"torch", "einops"}),

@@ -109,11 +109,15 @@ def test_silence_takes_the_short_way_to_the_same_codes(spread_tokenizer, real_so
     [
         ((np.zeros(9, np.float32), np.zeros(8, np.float32), 24_000), "one length; got 9 and 8"),
         (([np.zeros(9, np.float32)], [], 24_000), "as many vocals as accompaniments; got 1 and 0"),
-        ((np.zeros(9, np.float32), np.zeros(9, np.float32), 0), "sample rate above 0 Hz, a whole number; got 0"),
+        ((np.zeros(9, np.float32), np.zeros(9, np.float32), 0), "sample rate of 1000 to 1000000 Hz, a whole number; got 0"),
         (
             ([np.zeros((9000, 2), np.float32)], [np.zeros((9000, 2), np.float32)], 24_000),
-            "at most 256 channels; got .*transpose",
+            "1 to 256 channels; got .*transpose",
         ),
+        ((np.zeros((300, 2), np.float32), np.zeros((300, 2), np.float32), 24_000), "300 songs of 2 samples; transpose them"),
+        (([np.zeros((0, 9), np.float32)], [np.zeros(9, np.float32)], 24_000), r"1 to 256 channels; got \(0, 9\)"),
+        ((np.full(9, 3e4, np.float32), np.zeros(9, np.float32), 24_000), "a peak of 30000; divide floats of 16 bits by 32768"),
+        ((np.zeros(9, np.float32), np.zeros(9, np.float32), True), "a whole number; got True"),
         ((np.full(9, np.nan, np.float32), np.zeros(9, np.float32), 24_000), "expected finite samples"),
         ((np.zeros(9, np.float32), np.zeros(9, np.float32), 44_100.0), "a whole number; got 44100.0"),
         (("song.wav", "song.wav", 44_100), "got str"),
@@ -153,6 +157,33 @@ def test_a_stream_ends_once(tokenizer):
     stream.finish()
     with pytest.raises(ValueError, match="expected no samples after finish"):
         stream.push(np.zeros(9, np.float32), np.zeros(9, np.float32))
+    with pytest.raises(ValueError, match="expected one finish; got another"):
+        stream.finish()
+
+
+def test_a_module_around_it_changes_no_codes(spread_tokenizer, real_song):
+    """Neither its training mode, which would also change batch statistics, nor its autocast."""
+    vocals, accompaniment, rate = real_song
+    around, before = torch.nn.ModuleList([spread_tokenizer]), spread_tokenizer.fingerprint
+    expected = spread_tokenizer.encode(vocals, accompaniment, np.int64(rate)).tensor
+    around.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = spread_tokenizer.encode(vocals, accompaniment, rate).tensor
+    assert torch.equal(found, expected) and spread_tokenizer.fingerprint == before and not spread_tokenizer.training
+
+
+def test_what_is_kept_of_the_weights_goes_when_they_change(monkeypatch):
+    base, other = (DuoTok.from_config("tiny/tokenizer", seed=seed) for seed in range(2))
+    hashed = []
+    monkeypatch.setattr(duotok.storage, "fingerprint", lambda config, state: hashed.append(0) or f"hash {len(hashed)}")
+    silence = torch.zeros(24_000)
+    first = base.encode(silence, silence, 24_000)
+    assert base.encode(silence, silence, 24_000).fingerprint == first.fingerprint == "hash 1"
+    base.model.load_state_dict(other.model.state_dict())
+    second = base.encode(silence, silence, 24_000)
+    assert second.fingerprint == "hash 2"
+    assert torch.equal(second.tensor, other.encode(silence, silence, 24_000).tensor)
+    assert not torch.equal(second.tensor, first.tensor)
 
 
 def test_an_absent_device_is_one_line():
