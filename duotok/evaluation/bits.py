@@ -118,7 +118,7 @@ def measure_bits(
         The bits of each track.
 
     Raises:
-        ValueError: if no training song is as long as a crop.
+        ValueError: if no training song is longer than a crop.
     """
     long = [song for song in train if song.shape[1] > config.frames]
     if not long:

@@ -13,7 +13,8 @@ rate that may not be the codec's. Waves are resampled to the codec's rate by us,
 
 Dividing by V / 1024 is no change of base: it favours large codebooks. So bits per token, their ratio to log2 V (cnBPT) and to
 the codes' own entropy (enBPT), and bits per second stand beside it; the paper's definitions of the two are not known, these are
-inferred.
+inferred. As in the benchmark the model that is scored is that of the best validation on the songs that it is then scored on:
+every number is somewhat too good, and compares with others that were made so.
 """
 
 from __future__ import annotations

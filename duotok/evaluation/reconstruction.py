@@ -104,9 +104,10 @@ def _pairs(
     """Decode the middle of a song: for each track and the mix its name, and the decoded and the true wave (S,)."""
     whole = min(song.num_samples / codec.sample_rate, reference.num_samples / config.sample_rate)
     length = min(config.seconds, whole)
-    first, stop = (whole - length) / 2, (whole + length) / 2
-    truth = read_tracks(reference, round(first * config.sample_rate), round(stop * config.sample_rate))[:, 0]
-    tracks = read_tracks(song, round(first * codec.sample_rate), round(stop * codec.sample_rate))
+    first = int((whole - length) / 2)  # in whole seconds, a sample begins at every rate
+    stop = first + length
+    truth = read_tracks(reference, first * config.sample_rate, round(stop * config.sample_rate))[:, 0]
+    tracks = read_tracks(song, first * codec.sample_rate, round(stop * codec.sample_rate))
     if codec.parts == TRACKS:
         apart = codec.rebuild(tracks[None])[0]
         decoded = torch.cat((apart, apart.sum(0, keepdim=True)))

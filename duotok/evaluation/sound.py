@@ -19,6 +19,7 @@ from duotok.kernels import ChromaSpec, chroma
 # FFT, hop and window in samples: Parallel WaveGAN's (Yamamoto et al., arXiv 1910.11480), as in auraloss.
 _RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 _MAGNITUDE_FLOOR = 1e-8
+_MOST_DB = 100.0
 _PESQ_RATE, _VISQOL_RATE = 16_000, 48_000
 # Measures that need a package of the extras, with the extra's name.
 OPTIONAL = {"pesq_wb": ("pesq", "pesq"), "stoi": ("pystoi", "evaluate"), "visqol": ("visqol", "visqol")}
@@ -37,17 +38,25 @@ def resample(wave: Tensor, in_rate: int, out_rate: int) -> Tensor:
 
 
 def si_sdr(predicted: Tensor, target: Tensor) -> float:
-    """Compute the scale-invariant signal-to-distortion ratio of waves (S,) in dB (Le Roux et al., arXiv 1811.02508)."""
+    """Compute the scale-invariant signal-to-distortion ratio of waves (S,) in dB (Le Roux et al., arXiv 1811.02508).
+
+    It is kept within -100 and 100 dB, so that silence for a sound counts as worst, and equal waves leave a mean.
+    """
     ours, truth = (wave.double() - wave.double().mean() for wave in (predicted, target))
     energy = truth.square().sum()
     if not energy:
         return math.nan
     projection = (ours @ truth / energy) * truth
-    return 10 * torch.log10(projection.square().sum() / (ours - projection).square().sum()).item()
+    good, bad = projection.square().sum().item(), (ours - projection).square().sum().item()
+    if not good:
+        return -_MOST_DB
+    return max(-_MOST_DB, min(_MOST_DB, 10 * math.log10(good / bad))) if bad else _MOST_DB
 
 
 def stft_distance(predicted: Tensor, target: Tensor) -> float:
     """Measure waves (S,) by spectral convergence and L1 of log magnitudes, over three resolutions (arXiv 1910.11480)."""
+    if not target.any():
+        return math.nan
     distances = []
     for size, hop, window in _RESOLUTIONS:
         ours, truth = (_magnitudes(wave, size, hop, window) for wave in (predicted, target))

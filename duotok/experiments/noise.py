@@ -35,7 +35,7 @@ def noise(setting: Setting) -> Sweep:
         tuple(arms),
         (
             Claim("noise makes the codes easier to predict (bits per token)", "bits_per_token", _ON, "off", -1),
-            Claim("they stay easier relative to their own unigram entropy", "enbpt", _ON, "off", -1),
+            Claim("they stay easier relative to a unigram model of them", "enbpt", _ON, "off", -1),
             Claim("noise costs accuracy of the Mel spectrum", "mel_l1", _ON, "off", 1),
             Claim(
                 "replacing predicts better than adding at the bottleneck", "bits_per_token", _ON, "added at the bottleneck", -1

@@ -44,8 +44,10 @@ def test_a_codec_of_two_tracks_is_compared_track_by_track_and_in_sum(manifest, t
     assert found["mix"] == pytest.approx(compare(decoded.sum(0), stems[0] + stems[1], 24_000, QUICK.measures), rel=1e-4)
 
 
-def test_references_come_at_the_common_rate(manifest):
-    low = load_songs(manifest, manifest.parent / "low", 16_000, 1.0).train[:1]
-    config = ReconstructionConfig(16_000, 2.0, ("si_sdr_db",))
+@pytest.mark.parametrize(("rate", "seconds"), [(16_000, 2.0), (22_050, 1.3), (22_050, 0.77)])
+def test_references_come_at_the_common_rate(manifest, rate, seconds):
+    """The excerpt begins at a sample of both rates, however long it is."""
+    low = load_songs(manifest, manifest.parent / "low", rate, 1.0).train[:1]
+    config = ReconstructionConfig(rate, seconds, ("si_sdr_db",))
     found = measure_reconstruction(SampleCodec(), songs_of(manifest).train[:1], low, config)
     assert all(found["tracks"][track]["si_sdr_db"] > 40 for track in ("vocals", "accompaniment", "mix"))
