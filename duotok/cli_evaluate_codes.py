@@ -154,24 +154,24 @@ def _read(source: Path, codec: str | Codec, num_codebooks: int | None, minutes: 
 
 
 def _read_run(run: Path) -> _Coded:
-    """Read the codes of a run; songs are held out as for training, by their `split` or a hash of their id, at least one."""
+    """Read the codes of a run; songs are held out as for training."""
     import json
 
     import torch
 
     from .corpus.export_read import find_tokens
-    from .dataset.manifest import hash_rank, split_of
+    from .dataset.manifest import choose_held_out, hash_rank
     from .model.bottleneck import TRACKS
 
     tokens = find_tokens([run])
-    songs = []
+    songs, splits = {}, {}
     for song in tokens.songs():
-        id, extra = song.row["id"], json.loads(song.row.get("extra") or "{}")
-        songs.append((split_of(id, extra.get("split")), hash_rank(id), torch.from_numpy(song.codes.astype("int64"))))
-    songs.sort(key=lambda song: song[1])
-    if len(songs) > 1 and all(split == "train" for split, *_ in songs):
-        songs[0] = "held_out", *songs[0][1:]
-    by_split = {name: [codes for split, _, codes in songs if split == name] for name in ("train", "held_out")}
+        songs[song.row["id"]] = torch.from_numpy(song.codes.astype("int64"))
+        splits[song.row["id"]] = json.loads(song.row.get("extra") or "{}").get("split")
+    held = choose_held_out(splits)
+    train, held_out = (
+        [songs[id] for id in sorted(songs, key=hash_rank) if (id in held) == is_held] for is_held in (False, True)
+    )
     made = tokens.metadata
     about = {"run": str(run), "fingerprint": made["fingerprint"], "separator": made["separator"]}
-    return _Coded(by_split["train"], by_split["held_out"], made["codebook_size"], float(made["frame_rate"]), TRACKS, about)
+    return _Coded(train, held_out, made["codebook_size"], float(made["frame_rate"]), TRACKS, about)

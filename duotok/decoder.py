@@ -10,6 +10,7 @@ window starts where the one before left off, and no more than one is ever held.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,10 @@ class Sampling:
     guidance: float = 1.5
     seed: int = 0
     sampler: Sampler = "dpm"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"expected guidance, a number such as 1.5; got {self.guidance}; correct it")
 
 
 class Decoded(NamedTuple):

@@ -167,8 +167,10 @@ def _add_up(song_id: str, parts: list[Path], manifest: Path) -> Path:
     make_folder(folder)
     temporary = target.with_name(f".{target.name}.tmp")
     try:
-        with open_audio(parts[0]) as reader:
-            rate, channels = reader.info.sample_rate, reader.info.channels
+        rate, channels = 0, 0
+        for part in parts:
+            with open_audio(part) as reader:
+                rate, channels = reader.info.sample_rate, max(channels, reader.info.channels)
         with soundfile.SoundFile(temporary, "w", rate, channels, "PCM_24", format="FLAC") as file:
             for block in _sums(parts, channels):
                 if np.abs(block).max(initial=0) > 1:
@@ -183,11 +185,12 @@ def _add_up(song_id: str, parts: list[Path], manifest: Path) -> Path:
 
 
 def _sums(parts: list[Path], channels: int) -> Iterator[np.ndarray]:
-    """Add files up, (C, n) at a time; those that end before the longest go on in silence."""
+    """Add files up, (C, n) at a time; a mono one goes to every channel, and one that ends early goes on in silence."""
     whole = []
     for path in parts:
         with open_audio(path) as reader:
-            whole.append(np.concatenate(list(reader.blocks()), axis=1))
+            wave = np.concatenate(list(reader.blocks()), axis=1)
+            whole.append(np.broadcast_to(wave, (channels, wave.shape[1])) if len(wave) == 1 else wave)
     longest, step = max(wave.shape[1] for wave in whole), 1 << 16
     for start in range(0, longest, step):
         pieces = [wave[:, start : start + step] for wave in whole]

@@ -26,13 +26,25 @@ def split_of(song_id: str, named: object = None) -> str:
         song_id: whose hash holds out about every tenth song, whatever else is in the corpus.
         named: a split that the song has already; test, valid and dev are held out, an unknown name counts for nothing.
     """
-    if named == "train" or named in _HELD_OUT_NAMES:
+    if is_split(named):
         return "train" if named == "train" else "held_out"
     return "held_out" if hash_rank(song_id) % _HELD_OUT_ONE_IN == 0 else "train"
 
 
+def is_split(named: object) -> bool:
+    """Say whether a split's name is known."""
+    return isinstance(named, str) and (named == "train" or named in _HELD_OUT_NAMES)
+
+
+def choose_held_out(splits: Mapping[str, object]) -> set[str]:
+    """Choose the songs to hold out by their splits (None for none) and `split_of`; at least one of those without a split."""
+    held = {id for id, named in splits.items() if split_of(id, named) == "held_out"}
+    free = sorted((id for id, named in splits.items() if not is_split(named)), key=hash_rank)
+    return held or set(free[:1])
+
+
 def part_songs(splits: Mapping[str, object], source: Path) -> set[str]:
-    """Choose the songs to hold out: by their split where they name one, else by `split_of`, and at least one of each.
+    """Choose the songs to hold out, as `choose_held_out` does, but so that there are songs of both kinds.
 
     Args:
         splits: by id, None where there is none.
@@ -41,10 +53,7 @@ def part_songs(splits: Mapping[str, object], source: Path) -> set[str]:
     Raises:
         ConfigError: if there are no two songs of which one may be held out.
     """
-    held = {id for id, named in splits.items() if split_of(id, named) == "held_out"}
-    free = sorted((id for id, named in splits.items() if named is None), key=hash_rank)
-    if not held and free:
-        held = {free[0]}
+    held = choose_held_out(splits)
     if not held or len(held) == len(splits):
         found = "none held out" if not held else "all held out"
         raise ConfigError(f"{source}: expected songs to train on and songs held out; got {found}; set their split")

@@ -2,8 +2,8 @@
 
 A line is a JSON object: id, vocal_path, accompaniment_path, and optionally text (the lyrics), words (start and end in
 seconds, text), stems (paths of drums, bass and other), notes_path (a JSON object whose "accompaniment" lists every note's onset
-and length in seconds and MIDI pitch) and split ("train" or "held_out"). Paths are relative to the manifest; other fields are
-ignored. A song that cannot be used is named with its reason, and training goes on without it.
+and length in seconds and MIDI pitch) and split ("train", "held_out" and its other names, see `split_of`). Paths are relative to
+the manifest; other fields are ignored. A song that cannot be used is named with its reason, and training goes on without it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -53,7 +52,7 @@ class ManifestRow:
     text: str | None = None
     words: list[Word] | None = None
     stems: StemPaths | None = None
-    split: Literal["train", "held_out"] | None = None
+    split: str | None = None
     notes_path: str | None = None
 
 

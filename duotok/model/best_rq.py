@@ -41,8 +41,10 @@ class RandomProjectionQuantizer(nn.Module):
             ValueError: if the Mel rate is not a multiple of the target rate.
         """
         super().__init__()
-        if mel_rate % config.target_rate:
-            raise ValueError(f"expected a target_rate that divides {mel_rate:g} Mel frames/s; got {config.target_rate}")
+        if config.target_rate < 1 or mel_rate % config.target_rate:
+            raise ValueError(
+                f"expected a target_rate that divides {mel_rate:g} Mel frames/s; got {config.target_rate}; choose 25, 50 or 100"
+            )
         self.num_stacked = int(mel_rate // config.target_rate)
         width = n_mels * self.num_stacked
         generator = torch.Generator().manual_seed(config.seed)

@@ -12,6 +12,7 @@ the codes collapse to those near it (measured on the tiny corpus: 14 of 16 of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,6 +45,13 @@ class BottleneckConfig:
     share_linear: bool = False
     replace_p: float = 0.2
     replace_sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.replace_p <= 1 and 0 <= self.replace_sigma < math.inf):
+            raise ValueError(
+                f"expected replace_p of 0 to 1 and replace_sigma of at least 0; got {self.replace_p} and {self.replace_sigma}; "
+                "correct them"
+            )
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Crop:
-    """Part of a song: `num_samples` from sample `start`; of a song of tokens, frames."""
+    """Part of a song: `num_samples` from sample `start`; of a song of tokens, frames.
+
+    `turn` numbers the crops of all batches, for those who take stems or mixtures in turn.
+    """
 
     song: Song | TokenSong
     start: int
     num_samples: int
+    turn: int = 0
 
     def wave(self, name: str) -> Tensor:
         """Read a stem, (S,) float32 in [-1, 1], of stereo (2, S); "mixture" is vocals and accompaniment together."""
@@ -84,7 +88,11 @@ class CropSampler:
         """Draw the crops of a micro-batch."""
         generator = np.random.default_rng((self._seed, step, micro))
         chosen = np.searchsorted(self._ends, generator.random(count), side="right").clip(max=len(self._songs) - 1)
-        return [self._crop(self._songs[i], share) for i, share in zip(chosen, generator.random(count), strict=True)]
+        first = step + micro * count  # so that inputs change over the steps, too, where a step has few crops
+        return [
+            self._crop(self._songs[i], share, first + turn)
+            for turn, (i, share) in enumerate(zip(chosen, generator.random(count), strict=True))
+        ]
 
     def spread(self, count: int) -> list[Crop]:
         """Place crops at equal distances over all songs, the same ones whenever asked."""
@@ -92,11 +100,11 @@ class CropSampler:
         chosen = np.searchsorted(self._ends, places, side="right").clip(max=len(self._songs) - 1)
         starts = np.concatenate(([0.0], self._ends))
         shares = (places - starts[chosen]) / (starts[chosen + 1] - starts[chosen])
-        return [self._crop(self._songs[i], share) for i, share in zip(chosen, shares, strict=True)]
+        return [self._crop(self._songs[i], share, turn) for turn, (i, share) in enumerate(zip(chosen, shares, strict=True))]
 
-    def _crop(self, song: Song | TokenSong, share: float) -> Crop:
+    def _crop(self, song: Song | TokenSong, share: float, turn: int) -> Crop:
         room = max(0, song.num_samples - self._crop_samples + self._overhang)
-        return Crop(song, min(int(share * (room + 1)), room), self._crop_samples)
+        return Crop(song, min(int(share * (room + 1)), room), self._crop_samples, turn)
 
 
 def stack_waves(crops: Sequence[Crop], names: Sequence[str]) -> Tensor:

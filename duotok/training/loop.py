@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from . import checkpoint
 from .log import Log, read_log
+from .losses import Mean
 from .micro_batches import Prefetcher, RunningBuffers, seeds, share
 from .optim import ExponentialMovingAverage, Schedule, lr_factor, make_optimizer, set_lr
 from .stop_signal import StopSignal
@@ -84,6 +85,12 @@ class TrainConfig:
                 raise ValueError(f"expected {name} of at least 1; got {getattr(self, name)}; raise it")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"expected ema_decay in [0, 1); got {self.ema_decay}; change it")
+        for name in ("lr", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"expected {name} above 0; got {getattr(self, name)}; correct it")
+        for name in ("warmup_steps", "final_lr_ratio", "weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"expected {name} of at least 0; got {getattr(self, name)}; correct it")
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,7 @@ class _Run:
                 losses = self._forward(batch, step, micro)
                 (losses["loss"] / len(self.micros)).backward()
             self.buffers.collect()
-            parts.append({name: value.detach().float() for name, value in losses.items()})
+            parts.append({name: _mean(value) for name, value in losses.items()})
             names.append(batch.names)
         norm = checkpoint.whole(self.accelerator.clip_grad_norm_(self.trained.values(), config.clip or math.inf))
         means, gradient_norm, stopped = self._agree(parts, norm, stop)
@@ -208,7 +215,7 @@ class _Run:
         self.row = {"lr": config.lr * factor, "losses": means, "gradient_norm": gradient_norm}
         return stopped
 
-    def _forward(self, batch: Batch, step: int, micro: int) -> dict[str, Tensor]:
+    def _forward(self, batch: Batch, step: int, micro: int) -> dict[str, Tensor | Mean]:
         device = self.accelerator.device
         seed, generators = seeds(self.config.seed, step, micro)
         torch.manual_seed(generators)
@@ -218,18 +225,21 @@ class _Run:
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _agree(self, parts: list[dict[str, Tensor]], norm: Tensor, stop: StopSignal) -> tuple[dict[str, float], float, bool]:
+    def _agree(self, parts: list[dict[str, Mean]], norm: Tensor, stop: StopSignal) -> tuple[dict[str, float], float, bool]:
         """Average over all micro-batches; the step's one wait for the device."""
-        means = [torch.stack([part[name] for part in parts]).mean() for name in parts[0]]
+        sums = [sum(part[name].total for part in parts) for name in parts[0]]
+        counts = [sum(part[name].count for part in parts) for name in parts[0]]
         asked = norm.new_tensor(float(stop.requested))
-        *means, norm, asked = self.accelerator.reduce(torch.stack([*means, norm, asked]), "mean").tolist()
-        return dict(zip(parts[0], means, strict=True)), norm, asked > 0
+        found = self.accelerator.reduce(torch.stack([*sums, *counts, norm, asked]), "sum").tolist()
+        rows = zip(parts[0], found, found[len(sums) :], strict=False)
+        means = {name: total / count for name, total, count in rows if count}
+        return means, found[-2] / self.accelerator.num_processes, found[-1] > 0
 
-    def _diverged(self, step: int, norm: float, parts: list[dict[str, Tensor]], names: list[tuple[str, ...]]) -> DivergedError:
+    def _diverged(self, step: int, norm: float, parts: list[dict[str, Mean]], names: list[tuple[str, ...]]) -> DivergedError:
         """Name the micro-batches whose losses are not finite; all of them if it is the gradient alone."""
         lines: list[tuple[bool, str]] = []
         for losses, inside in zip(parts, names, strict=True):
-            values = {name: value.item() for name, value in losses.items()}
+            values = {name: mean.value.item() for name, mean in losses.items()}
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             lines.append((all(map(math.isfinite, values.values())), f"{text} in {', '.join(inside)}"))
         lines = gather_object(lines)
@@ -281,3 +291,9 @@ class _Run:
             parts[checkpoint.EMA] = self.ema.averages
         is_main = self.accelerator.is_main_process
         return checkpoint.save(self.folder, self.step, self.settings, parts, self.config.keep, is_main)
+
+
+def _mean(value: Tensor | Mean) -> Mean:
+    """Make a mean in float32, without a gradient, of what a task gave."""
+    mean = value if isinstance(value, Mean) else Mean(value, torch.ones_like(value))
+    return Mean(mean.total.detach().float(), mean.count.float())

@@ -35,6 +35,10 @@ class Mean:
     def __add__(self, other: Mean) -> Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
+    def detach(self) -> Mean:
+        """The same without a gradient."""
+        return Mean(self.total.detach(), self.count)
+
     @property
     def value(self) -> Tensor:
         """The mean (), 0 of nothing; its gradient exists in either case."""
@@ -62,7 +66,9 @@ def ctc(logits: Tensor, units: Tensor, lengths: Tensor) -> Mean:
     log_p = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V + 1)
     frames = torch.full_like(lengths, len(log_p))
     losses = F.ctc_loss(log_p, units, frames, lengths, reduction="none", zero_infinity=True)
-    return Mean.of(losses / lengths.clamp(min=1), (lengths > 0) & (losses > 0))
+    twice = (units[:, 1:] == units[:, :-1]) & (torch.arange(1, units.shape[1], device=units.device) < lengths[:, None])
+    fits = lengths + twice.sum(1) <= frames  # a blank stands between equal units
+    return Mean.of(losses / lengths.clamp(min=1), (lengths > 0) & fits)
 
 
 def character_errors(logits: Tensor, units: Tensor, lengths: Tensor) -> Mean:

@@ -5,6 +5,7 @@ Default, not from the paper: MusicFM and MuQ (0.4 s, p = 0.6, noise N(0, 0.1^2) 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -27,6 +28,13 @@ class MaskingConfig:
     span_s: float = 0.4
     p: float = 0.6
     sigma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (0 < self.span_s < math.inf and 0 <= self.p <= 1 and 0 <= self.sigma < math.inf):
+            raise ValueError(
+                f"expected span_s above 0, p of 0 to 1 and sigma of at least 0; got {self.span_s}, {self.p} and {self.sigma}; "
+                "correct them"
+            )
 
 
 @dataclass(frozen=True)

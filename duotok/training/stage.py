@@ -12,6 +12,7 @@ from torch import Tensor
 
 from duotok.dataset.songs import Songs, load_songs
 from duotok.dataset.tokens import TokenSongs
+from duotok.lyrics import BYTES
 from duotok.model.semantic import SemanticConfig, SemanticModel
 
 from .data import Crop, CropSampler, DataConfig
@@ -98,11 +99,14 @@ class CropTask(Task):
         """Make micro-batch `micro` of a step."""
         return self.collate(self.train_crops.draw(step, micro, self.config.data.batch_size))
 
-    def forward(self, batch: Batch, seed: Tensor) -> dict[str, Tensor]:
-        """Compute the losses () of a batch; `seed` (2,) int64 is its own."""
-        values = {name: mean.value for name, mean in self.terms(batch, seed).items()}
-        loss = sum(weight * values[name] for name, weight in self.weights().items() if name in values)
-        return {"loss": loss, **{name: value.detach() for name, value in values.items()}}
+    def forward(self, batch: Batch, seed: Tensor) -> dict[str, Tensor | Mean]:
+        """Compute the loss () of a batch, and its terms; `seed` (2,) int64 is its own.
+
+        A step minimises the mean of its micro-batches' losses: one without lyrics adds none to it.
+        """
+        terms = self.terms(batch, seed)
+        loss = sum(weight * terms[name].value for name, weight in self.weights().items() if name in terms)
+        return {"loss": loss, **{name: mean.detach() for name, mean in terms.items()}}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -138,12 +142,18 @@ class Stage(CropTask):
         """Build the model from `config.train.seed`.
 
         Raises:
-            ValueError: if the bottleneck is not this stage's.
+            ValueError: if the bottleneck is not this stage's, or the lyrics head is too narrow.
         """
         if config.model.bottleneck.kind != self.kind:
             raise ValueError(
                 f"expected model.bottleneck.kind {self.kind} in stage {config.stage}; got {config.model.bottleneck.kind}; "
                 "correct it"
+            )
+        heads = config.model.heads
+        if heads.lyrics and heads.vocab_size < BYTES.size:
+            raise ValueError(
+                f"expected model.heads.vocab_size of at least {BYTES.size}, as lyrics are spelt in bytes; "
+                f"got {heads.vocab_size}; raise it"
             )
         frame = config.model.mel.spec.sample_rate // config.model.frame_rate
         super().__init__(config, songs, max(1, round(config.data.crop_s * config.model.frame_rate)) * frame)

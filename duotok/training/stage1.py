@@ -67,7 +67,7 @@ class Stage1(Stage):
     def collate(self, crops: Sequence[Crop]) -> Batch:
         """Give each crop's wave (B, S)."""
         inputs = self.config.inputs
-        wave = stack_waves(crops, [inputs[i % len(inputs)] for i in range(len(crops))])
+        wave = stack_waves(crops, [inputs[crop.turn % len(inputs)] for crop in crops])
         return Batch(tuple(crop.song.id for crop in crops), {"wave": wave})
 
     def fit(self, given: Mapping[str, Tensor]) -> None:

@@ -60,8 +60,11 @@ class Stage2Config(StageConfig):
     def __post_init__(self) -> None:
         if self.model.heads.masks and self.model.mel.spec.n_fft != 2048:
             raise ValueError(
-                f"expected model.mel.spec.n_fft 2048, which the masks' bands divide; got {self.model.mel.spec.n_fft}"
+                f"expected model.mel.spec.n_fft 2048, which the masks' bands divide; got {self.model.mel.spec.n_fft}; "
+                "correct it"
             )
+        if self.masks_s is not None and not self.masks_s > 0:
+            raise ValueError(f"expected masks_s above 0, or null for the whole crop; got {self.masks_s}; correct it")
 
 
 class Stage2(Stage):

@@ -75,6 +75,11 @@ class Stage4Config(CropConfig):
                 f"expected data.crop_s of at most data.min_s, because latents are not padded; got {self.data.crop_s} and "
                 f"{self.data.min_s}; change one"
             )
+        if not (0 <= self.condition_dropout < 1 and 0 <= self.overlap <= 0.5):
+            raise ValueError(
+                f"expected condition_dropout of 0 to less than 1 and overlap of 0 to 0.5; got {self.condition_dropout} and "
+                f"{self.overlap}; correct them"
+            )
 
 
 class Stage4(CropTask):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .losses import Mean
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -41,7 +43,7 @@ class Task(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, batch: Batch, seed: Tensor) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, seed: Tensor) -> dict[str, Tensor | Mean]:
         """Compute the losses of a micro-batch.
 
         Args:
@@ -50,7 +52,8 @@ class Task(nn.Module):
                 needs no care.
 
         Returns:
-            () losses by name, the same names every time; "loss" is minimised, the others are logged.
+            losses by name, the same names every time, each () or a `Mean`; "loss" () is minimised, the others are logged: a
+            mean over all that a step's micro-batches sum up, and none where they sum up nothing.
         """
         raise NotImplementedError
 

@@ -58,7 +58,7 @@ class VaeConfig(CropConfig):
     Attributes:
         model: the autoencoder.
         weights: of the losses.
-        inputs: what the crops of a batch are, in turn; own choice.
+        inputs: what the crops are, in turn; own choice.
         sizes: windows of the multi-resolution STFT in samples; default, not from the paper: LeVo's.
         phase_size: window of the phase's derivatives and of the correlation; own choice.
         weighted: whether waves are K-weighted before spectra and phases are compared, as in the ear-VAE.
@@ -134,7 +134,7 @@ class VaeTask(CropTask):
 
     def collate(self, crops: Sequence[Crop]) -> Batch:
         """Give each crop's wave (B, C, S), and which of the inputs it is, (B,)."""
-        turns = torch.arange(len(crops)) % len(self.config.inputs)
+        turns = torch.tensor([crop.turn % len(self.config.inputs) for crop in crops])
         wave = stack_waves(crops, [self.config.inputs[turn] for turn in turns.tolist()])
         wave = wave.unflatten(0, (len(crops), -1)) if wave.ndim == 2 else wave
         return Batch(tuple(crop.song.id for crop in crops), {"wave": wave, "turns": turns})

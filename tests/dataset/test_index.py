@@ -69,6 +69,16 @@ def test_an_accompaniment_that_has_only_parts_is_their_sum(songs):
     assert path.stat().st_mtime_ns == made
 
 
+def test_mono_parts_go_to_both_sides_of_stereo_ones(songs):
+    stereo = np.stack((WAVE, -WAVE)) / 4
+    for name, wave in (("vocals", WAVE), ("drums", WAVE / 4), ("bass", stereo), ("other", stereo)):
+        write(songs / f"x_{name}.wav", wave=wave)
+    rows, report = run(songs, songs.parent / "m.jsonl")
+    assert report.problems == ()
+    found = soundfile.read(songs.parent / rows["x"]["accompaniment_path"])[0]
+    assert np.abs(found.T - (WAVE / 4 + 2 * stereo)).max() < 1e-3
+
+
 def test_parts_that_clip_together_are_refused(songs):
     write(songs / "ok.wav")
     for name in ("vocals", "drums", "bass", "other"):

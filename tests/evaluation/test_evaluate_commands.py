@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from make_decoder import decoding_tokenizer
+from make_lm import write_tokens
 from make_songs import four_songs
 from typer.testing import CliRunner
 
@@ -44,6 +46,12 @@ def test_a_run_and_its_manifest_have_the_same_bits(places, tmp_path):
     assert found["fingerprint"] == again["fingerprint"] and found["held_out_tokens"] == 150 and found["train_tokens"] == 450
     used, _ = evaluate("codebook", places / "run", tmp_path, *codec)
     assert list(used["pairs"]) == ["vocals / accompaniment"] and used["results"]["vocals"]["used_share"] > 0
+
+
+def test_a_run_s_songs_that_are_to_be_trained_on_are_not_held_out(tmp_path):
+    songs = {name: np.arange(300).reshape(2, -1) for name in "abc"}
+    done = CliRunner().invoke(app, ["evaluate", "bits", str(write_tokens(tmp_path / "run", songs, held_out=0)), "-o", "x.json"])
+    assert "expected songs to count and songs held out; got 3 and 0" in str(done.exception)
 
 
 def test_perplexity_of_a_run(places, tmp_path):

@@ -47,6 +47,23 @@ def test_stages_share_sizes_and_end_in_the_tokenizers(size):
     assert (tokenizer.model.heads, tokenizer.windows) == (stages[2].model.heads, stages[2].windows)
 
 
+@pytest.mark.parametrize(
+    ("stage", "override", "message"),
+    [
+        ("stage1", "train.lr=.nan", "expected lr above 0; got nan"),
+        ("stage1", "train.clip=-1", "expected clip of at least 0; got -1.0"),
+        ("stage1", "masking.p=1.5", "p of 0 to 1 .*; got 0.4, 1.5 and 0.1"),
+        ("stage2", "model.bottleneck.replace_sigma=-1", "replace_sigma of at least 0; got 0.2 and -1.0"),
+        ("stage2", "masks_s=0", "expected masks_s above 0"),
+        ("stage4", "condition_dropout=2", "condition_dropout of 0 to less than 1 .*; got 2.0 and 0.2"),
+        ("stage4", "overlap=0.9", "overlap of 0 to 0.5; got 0.1 and 0.9"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_named(stage, override, message):
+    with pytest.raises(ConfigError, match=f"{message}.*; correct"):
+        load_config(f"tiny/{stage}", [override])
+
+
 def test_wrong_configurations_are_named(tmp_path, manifest):
     with pytest.raises(ConfigError, match=r"config: expected a .yaml file, or vae, stage1 .*; got 'stage9'"):
         load_config("stage9")
@@ -57,6 +74,8 @@ def test_wrong_configurations_are_named(tmp_path, manifest):
         load_config("tiny/stage1", ["data.crops=3"])
     with pytest.raises(ConfigError, match=r"data: expected crop_s > 0.*; got -1.0, 24 and 32"):
         load_config("tiny/stage1", ["data.crop_s=-1"])
+    with pytest.raises(ValueError, match=r"vocab_size of at least 256, as lyrics are spelt in bytes; got 99; raise it"):
+        make_stage(small_config(2, "model.heads.vocab_size=99"), songs_of(manifest))
     with pytest.raises(ValueError, match=r"expected model.bottleneck.kind plain in stage 1; got gaussian"):
         make_stage(small_config(1, "model.bottleneck.kind=gaussian"), songs_of(manifest))
 

@@ -97,8 +97,8 @@ def test_the_notes_task_is_ctc_on_the_accompaniment_alone(number, songs):
     losses = stage(batch, SEED)
     item = items.index(4)
     expected = F.ctc_loss(seen[0][item].log_softmax(-1)[:, None], torch.tensor([[61, 65, 68, 73]]), [125], [4], reduction="sum")
-    torch.testing.assert_close(losses["notes"], expected / 4)
+    torch.testing.assert_close(losses["notes"].value, expected / 4)
     plain = make_stage(small_config(number, *own, "data.crop_s=5"), songs).eval()
     plain.load_state_dict({name: value for name, value in stage.state_dict().items() if ".notes." not in name})
     torch.testing.assert_close(losses["loss"], plain(plain.collate([Crop(by_id[n], 0, 120_000) for n in by_id]), SEED)["loss"]
-                               + 0.5 * losses["notes"])  # fmt: skip
+                               + 0.5 * losses["notes"].value)  # fmt: skip

@@ -77,6 +77,8 @@ def test_split_is_the_manifests_or_a_hash_of_the_id(manifest, tmp_path):
     rows = [{**row, "id": f"s{i}"} for i in range(200)]
     held = {song.id for song in songs_of(write_manifest(tmp_path, rows)).held_out}
     assert 8 <= len(held) <= 35
+    named = [{**row, "split": split} for row, split in zip(rows, ("valid", "test", "dev", "train"), strict=False)]
+    assert [song.id for song in songs_of(write_manifest(tmp_path, named)).train] == ["s3"]
     some = songs_of(write_manifest(tmp_path, rows[:49:-1]))
     assert {song.id for song in some.held_out} == held & {row["id"] for row in rows[50:]}
 

@@ -16,6 +16,7 @@ from toy_task import CONFIG, ToyTask, tensors, timeless
 from duotok.training.checkpoint import latest
 from duotok.training.log import read_log
 from duotok.training.loop import DivergedError, TrainConfig, train
+from duotok.training.losses import Mean
 from duotok.training.micro_batches import Prefetcher, seeds, share
 from duotok.training.optim import lr_factor
 from duotok.training.plot import plot
@@ -105,6 +106,24 @@ def test_the_log_says_what_happened(tmp_path):
     times = [row["time"] for row in rows]
     assert times == sorted(times)
     assert sum(2 * row["seconds_per_step"] for row in trained) < elapsed
+
+
+def test_what_few_items_have_is_averaged_over_them(tmp_path):
+    """Whatever micro-batches they are in; and not logged where none has it."""
+
+    class Counting(ToyTask):
+        def forward(self, batch: Batch, seed: Tensor) -> dict[str, Tensor | Mean]:
+            x = batch.tensors["x"]
+            return super().forward(batch, seed) | {
+                "large": Mean.of(x[:, 2], x[:, 2] > 1.5),
+                "none": Mean.of(x[:, 3], x[:, 3] > 9),
+            }
+
+    rows: list[dict] = []
+    train(Counting(), dataclasses.replace(CONFIG, steps=2), tmp_path, rows.append)
+    for row in rows[:2]:
+        x = torch.cat([Counting().batch(row["step"], micro).tensors["x"] for micro in range(4)])[:, 2]
+        assert row["losses"]["large"] == pytest.approx(x[x > 1.5].mean().item()) and "none" not in row["losses"]
 
 
 def test_a_bad_batch_stops_before_it_does_harm(tmp_path):

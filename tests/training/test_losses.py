@@ -63,6 +63,9 @@ def test_lyrics_that_do_not_fit_are_skipped(generator):
     mean = ctc(logits, units, lengths)
     mean.value.backward()
     assert mean.count == 1 and mean.value.isfinite() and logits.grad.isfinite().all() and logits.grad[0].abs().sum() == 0
+    doubled = torch.tensor([[1, 1], [2, 1], [3, 0]])  # a blank stands between equal units
+    counted = [ctc(logits.detach()[:1], row[None], torch.tensor([2 if row[1] else 1])).count.item() for row in doubled]
+    assert counted == [0, 1, 1]
 
 
 def test_character_errors():

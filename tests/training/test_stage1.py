@@ -77,9 +77,16 @@ def test_bands_of_the_labels_input_are_normalised(songs):
 
 def test_inputs_take_turns(songs):
     stage = make_stage(small_config(1, "inputs=[vocals, mixture]"), songs)
-    crops = stage.train_crops.draw(1, 0, 4)
-    wave = stage.collate(crops).tensors["wave"]
-    assert torch.equal(wave[0], crops[0].wave("vocals")) and torch.equal(wave[3], crops[3].wave("mixture"))
+    """Over all crops of all micro-batches and steps, however few a micro-batch has."""
+    for step, micro, first in ((1, 0, "mixture"), (1, 1, "mixture"), (2, 0, "vocals")):
+        crops = stage.train_crops.draw(step, micro, 4)
+        wave, names = stage.collate(crops).tensors["wave"], ("vocals", "mixture")
+        start = names.index(first)
+        for i, crop in enumerate(crops):
+            assert torch.equal(wave[i], crop.wave(names[(start + i) % 2]))
+    scored = stage.held_out_crops.spread(4)
+    alone = [stage.collate([crop]).tensors["wave"] for crop in scored]
+    assert torch.equal(stage.collate(scored).tensors["wave"], torch.cat(alone)), "scores do not depend on the batch size"
 
 
 def test_batches_and_scores_repeat(songs):
