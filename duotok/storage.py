@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ CONFIG, WEIGHTS, FINGERPRINT = "config.yaml", "model.safetensors", "fingerprint.
 DECODER, AUTOENCODER = "decoder", "autoencoder"  # sub-folders of a tokenizer that can decode
 _PACKAGED = Path(__file__).parent / "checkpoints"
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
@@ -92,6 +94,8 @@ def find(name: str | Path, **options) -> Path:
     text = str(name)
     for folder in (_PACKAGED / text, Path(text)):
         if text and folder.is_dir():
+            if folder != Path(text) and Path(text).is_dir() and text == Path(text).name:
+                logger.warning("%s is the tokenizer of the package; the folder of that name is ./%s", text, text)
             return folder
     if text.count("/") != 1 or text.startswith((".", "/")):
         raise CheckpointError(

@@ -127,7 +127,8 @@ def measure_bits(
     priors = [unigram([song[track] for song in train], size) for track in range(len(vectors))]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = _start(config, priors, vectors)
+        model = _make(config, vectors)
+        model.begin_at(priors, vectors)
         _train(model, long, config, progress)
     losses = _score(model, held_out, config.frames)
     return [
@@ -136,24 +137,14 @@ def measure_bits(
     ]
 
 
-def _start(config: BitsConfig, priors: Sequence[Tensor], vectors: Sequence[Tensor]) -> DualTrackLM:
-    """Make the model that predicts the unigram distribution and knows where codes lie."""
+def _make(config: BitsConfig, vectors: Sequence[Tensor]) -> DualTrackLM:
     size, dim = vectors[0].shape
-    model = DualTrackLM(
+    return DualTrackLM(
         LanguageModelConfig(
             size, len(vectors), config.width, config.num_blocks, config.num_heads, config.num_key_heads, config.ffn_width,
             embedding_dim=dim,
         )
     )  # fmt: skip
-    with torch.no_grad():
-        for track, table in enumerate(vectors):
-            normal = (table - table.mean(0)) / table.std().clamp(min=1e-12)
-            model.embeddings[track].weight.copy_(normal)
-            model.heads[track].weight.copy_(normal)
-            model.heads[track].bias.copy_(priors[track].log())
-            model.narrow[track].weight.zero_()
-            model.narrow[track].bias.zero_()
-    return model
 
 
 def _losses(model: DualTrackLM, codes: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 Each number is the multi-scale Mel distance (mel_distance.py) of a track to its true stem:
 
     decoded       decode(codes)
-    untrained     the same codes through a DiT with random weights, and the same autoencoder
+    untrained     what the same autoencoder makes of the noise that sampling starts from: a DiT begins with a velocity of 0
     shuffled      the codes in another order
     other         what the other track's codes decode to
     autoencoder   the true stem through the autoencoder alone, which no decoder on its latents can be expected to beat
@@ -47,7 +47,7 @@ def distances(decoder: Decoder, waves: Tensor, stems: Tensor) -> list[float]:
 
 
 def untrained_like(decoder: Decoder, seed: int = 0) -> Decoder:
-    """Build a decoder with the same autoencoder and normalised conditions, and a DiT of random weights."""
+    """Build a decoder with the same autoencoder and normalised conditions, and a DiT as training begins it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         rival = Decoder(decoder.config, decoder.autoencoder)

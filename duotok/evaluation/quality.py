@@ -92,16 +92,20 @@ def _front(model: SemanticModel, wave: Tensor) -> Tensor:
     return torch.cat([model.trunk.encode(model.mel(piece[None]))[0] for piece in pieces])
 
 
+def sounding(wave: Tensor, hop: int) -> Tensor:
+    """Say of each frame (T,) of `hop` samples of a wave (S,) whether it is louder than -50 dB."""
+    return wave.unflatten(0, (-1, hop)).square().mean(1).clamp(min=1e-12).log10() * 10 > _ACTIVE_DB
+
+
 def code_songs(tokenizer: DuoTok, songs: Sequence[Song], progress: Callable[[int, int], None] | None = None) -> list[CodedSong]:
     """Tokenize songs and compute their truth."""
     coded, hop = [], tokenizer.sample_rate // tokenizer.frame_rate
     for done, song in enumerate(songs, 1):
         waves = [_wave(song, track, hop) for track in range(len(TRACKS))]
         codes = tokenizer.encode(*waves, sample_rate=tokenizer.sample_rate)[0]
-        level = waves[0].unflatten(0, (-1, hop)).square().mean(1).clamp(min=1e-12).log10() * 10
         with torch.no_grad():
             truth = tuple(targets(tokenizer.model, wave) for wave in waves)
-        coded.append(CodedSong(song, codes, truth, level > _ACTIVE_DB))
+        coded.append(CodedSong(song, codes, truth, sounding(waves[0], hop)))
         if progress:
             progress(done, len(songs))
     return coded

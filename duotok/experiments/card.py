@@ -42,7 +42,7 @@ _TOKENIZERS = ("trained", "untrained", "fitted")
 _DECODING = (
     ("decoded", "decoded codes"),
     ("autoencoder", "the true stem through the autoencoder alone"),
-    ("untrained", "an untrained decoder"),
+    ("untrained", "an untrained decoder (noise latents)"),
     ("shuffled", "codes in another order"),
     ("other", "the other track's codes"),
     ("mean_spectrum", "the true stem's mean spectrum, held"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from duotok.dataset.songs import Song, load_songs
 from duotok.evaluation.bits import BitsConfig, TrackBits, measure_bits
-from duotok.evaluation.quality import QualityConfig, code_songs, first_minutes, measure
+from duotok.evaluation.quality import QualityConfig, code_songs, first_minutes, measure, sounding
 from duotok.evaluation.rebuild import PIECE, Targets, targets
 from duotok.model.bottleneck import TRACKS, DualSimVQ, Projections
 from duotok.training import checkpoint, stages
@@ -22,7 +22,6 @@ from duotok.training.stage import Stage
 from .sweep import Setting, Trained
 
 # A frame sings if its vocals reach this level, as in `duotok evaluate quality`.
-_ACTIVE_DB = -50.0
 _MIN_S = 6.0
 
 
@@ -130,9 +129,8 @@ def read_frames(stage: Stage, song: Song) -> Frames:
         narrow = torch.stack([branch.narrow(rows) for branch, rows in zip(slot.branches, hidden, strict=True)])
     elif isinstance(slot, Projections):
         narrow = slot.narrow(hidden)
-    level = waves[0].unflatten(0, (-1, hop)).square().mean(1).clamp(min=1e-12).log10() * 10
     truth = tuple(targets(stage.model, wave) for wave in waves)
-    return Frames(hidden, narrow, codes, truth, level > _ACTIVE_DB)
+    return Frames(hidden, narrow, codes, truth, sounding(waves[0], hop))
 
 
 def bits_of(

@@ -54,7 +54,10 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class ExponentialMovingAverage:
-    """Averaged weights: average <- decay * average + (1 - decay) * weight after every step."""
+    """Averaged weights: average <- decay * average + (1 - decay) * weight after every step.
+
+    Buffers, such as the statistics of batch norms, are not averaged: they are the last ones.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         """Start the average at the parameters of any shapes (...) as they are."""

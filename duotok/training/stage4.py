@@ -8,6 +8,7 @@ a crop, or, where both tracks go through one network, the crop.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ from .latents import LatentSong, cache_latents
 from .losses import Mean
 from .stage import CropConfig, CropTask
 from .task import Batch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ class Stage4Config(CropConfig):
                 f"expected data.crop_s of at most data.min_s, because latents are not padded; got {self.data.crop_s} and "
                 f"{self.data.min_s}; change one"
             )
-        if not (0 <= self.condition_dropout < 1 and 0 <= self.overlap <= 0.5):
+        if not (0 <= self.condition_dropout <= 1 and 0 <= self.overlap <= 0.5):
             raise ValueError(
-                f"expected condition_dropout of 0 to less than 1 and overlap of 0 to 0.5; got {self.condition_dropout} and "
+                f"expected condition_dropout of 0 to 1 and overlap of 0 to 0.5; got {self.condition_dropout} and "
                 f"{self.overlap}; correct them"
             )
 
@@ -152,10 +155,19 @@ class Stage4(CropTask):
         if state is not None:
             self.load_state_dict(state)
             return
+        if not self.config.fit_batches:
+            return
         batches = [self.batch(0, micro).to(self.dit.no_condition.device).tensors for micro in range(self.config.fit_batches)]
         for track in range(len(TRACKS)):
             rows = [self.slot.branches[track].expand(batch["codes"][batch["tracks"] == track]) for batch in batches]
             self.dit.fit(torch.cat(rows).flatten(0, 1), track)
+        spread = torch.cat([batch["latents"].flatten() for batch in batches]).std().item()
+        if not 0.5 < spread < 2:
+            logger.warning(
+                "the autoencoder's latents have a standard deviation of %.2g, and the noise's is 1; an ear-VAE divides them by "
+                "`model.ear.latent_std` of its config.yaml",
+                spread,
+            )
 
     def collate(self, crops: Sequence[Crop]) -> Batch:
         """Give latents (2B, T, D) and codes (2B, T), a code to each latent, all vocals first, and tracks (2B,)."""

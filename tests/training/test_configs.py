@@ -55,7 +55,7 @@ def test_stages_share_sizes_and_end_in_the_tokenizers(size):
         ("stage1", "masking.p=1.5", "p of 0 to 1 .*; got 0.4, 1.5 and 0.1"),
         ("stage2", "model.bottleneck.replace_sigma=-1", "replace_sigma of at least 0; got 0.2 and -1.0"),
         ("stage2", "masks_s=0", "expected masks_s above 0"),
-        ("stage4", "condition_dropout=2", "condition_dropout of 0 to less than 1 .*; got 2.0 and 0.2"),
+        ("stage4", "condition_dropout=2", "condition_dropout of 0 to 1 .*; got 2.0 and 0.2"),
         ("stage4", "overlap=0.9", "overlap of 0 to 0.5; got 0.1 and 0.9"),
     ],
 )
