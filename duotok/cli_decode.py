@@ -15,7 +15,7 @@ from .console import out as _out
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command(epilog="Example: duotok decode run -o waves --steps 20 --track vocals")(decode)
+    app.command(epilog="Example: duotok decode run -o sound --steps 20 --track vocals")(decode)
     app.command(epilog="Example: duotok listen song_vocals.flac -o page.html --start 60 --seconds 30")(listen)
 
 

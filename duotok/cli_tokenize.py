@@ -61,7 +61,7 @@ _Separate = Annotated[str, typer.Option(help="For songs without stems: demucs, s
 _Weights = Annotated[Path | None, typer.Option(help="Local copy of the separator's weights.")]
 _Track = Annotated[str, typer.Option(help="With --separate none: the track that takes the mix.")]
 _Cache = Annotated[Path | None, typer.Option(help="Keep separated stems in this folder for the next run.")]
-_PerUnit = Annotated[int, typer.Option(min=1, help="Songs in one file of tokens.")]
+_PerUnit = Annotated[int | None, typer.Option(min=1, help="Songs in a file of tokens; default: a 16th of all, at most 100.")]
 _Publish = Annotated[str | None, typer.Option(help="Copy each finished file to this address (s3://..., or a folder) too.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Processes; the result does not depend on it.")]
 _Decoders = Annotated[
@@ -94,7 +94,7 @@ class _How:
 def tokenize(
     songs: _Songs, out: _Out, tokenizer: _Tokenizer = "tiny", device: _Device = "cpu", separate: _Separate = "demucs",
     separator_weights: _Weights = None, track: _Track = "accompaniment", stem_cache: _Cache = None,
-    publish: _Publish = None, songs_per_unit: _PerUnit = 100, workers: _Workers = 1, decoders: _Decoders = 1,
+    publish: _Publish = None, songs_per_unit: _PerUnit = None, workers: _Workers = 1, decoders: _Decoders = 1,
     threads: _Threads = None, queue_s: _QueueS = 240.0, lease_expiry: _Expiry = 90.0, max_failure_rate: _MaxRate = 1.0,
     launcher: _Launcher = "local", ray_address: _Address = None,
     retry_refused: Annotated[bool, typer.Option("--retry-refused", help="Try refused songs again.")] = False,
@@ -115,7 +115,7 @@ def tokenize(
 def plan(
     songs: _Songs, out: _Out, tokenizer: _Tokenizer = "tiny", device: _Device = "cpu", separate: _Separate = "demucs",
     separator_weights: _Weights = None, track: _Track = "accompaniment", stem_cache: _Cache = None,
-    publish: _Publish = None, songs_per_unit: _PerUnit = 100,
+    publish: _Publish = None, songs_per_unit: _PerUnit = None,
 ) -> None:  # fmt: skip
     """List the songs of a run, and cut them into units that any number of workers can share."""
     _, made = _plan(
@@ -200,7 +200,7 @@ def _setup(
     return Setup(tokenizer, device, separate, weights, track, cache, publish)
 
 
-def _plan(songs: list[str], out: Path, *options: object, songs_per_unit: int) -> tuple[Setup, Plan]:
+def _plan(songs: list[str], out: Path, *options: object, songs_per_unit: int | None) -> tuple[Setup, Plan]:
     """Plan a run, or find the same one there; `options` are those of `_setup`."""
     from .corpus.plan import make_plan
     from .corpus.remote import open_store

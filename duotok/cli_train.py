@@ -47,6 +47,10 @@ def train(
     given = {"data.manifest": data, "tokenizer": tokenizer, "autoencoder": autoencoder}
     changes = [*(overrides or ()), *(f"{name}={value}" for name, value in given.items() if value is not None)]
     settings = stages.load_config(config, changes)
+    if export and settings.stage in (1, 2):
+        raise ValueError(f"--export: expected stage 3, 4, vae or lm; got stage {settings.stage}; leave it out")
+    if export:
+        make_folder(export)
     stage = stages.make_stage(settings, _read_songs(settings))
     stage.to(PartialState().device)  # what is fitted to the data is fitted there
     with _song_bar("songs prepared") as show:
@@ -55,8 +59,9 @@ def train(
         _start(stage, init)
     elif init:
         _err.print(f"note: going on from {escape(str(before.folder))}; --init is not read")
-    make_folder(out)
-    write_atomically(out / "config.yaml", configuration.dump(settings).encode())
+    if PartialState().is_main_process:
+        with checkpoint.alone_in(out):
+            write_atomically(out / "config.yaml", configuration.dump(settings).encode())
     with _StepProgress(settings.train.steps) as progress:
         result = loop.train(stage, settings.train, out, progress.show)
     if plot:

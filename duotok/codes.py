@@ -33,15 +33,21 @@ class Codes:
         return self.tensor[item, :, : self.lengths[item]]
 
 
-def check_codes(codes: Sequence[Tensor], codebook_size: int) -> Tensor:
+def check_codes(codes: Sequence[Tensor | Sequence[int]], codebook_size: int) -> Tensor:
     """Join the codes of a song's tracks, each (T,) integers, into (2, T) int64.
 
     Raises:
         ValueError: if they are not two tracks of one length, at least 1, or a code is out of range.
     """
+    found = f"{len(codes)} tracks"
+    if len(codes) == 2:
+        codes = [torch.as_tensor(track) for track in codes]
+        found = ", ".join(f"{tuple(track.shape)} {track.dtype}" for track in codes)
     if len(codes) != 2 or any(track.ndim != 1 or track.is_floating_point() for track in codes):
-        shapes = ", ".join(f"{tuple(track.shape)} {track.dtype}" for track in codes)
-        raise ValueError(f"decode: expected codes (2, T) of whole numbers, vocals first; got {shapes}; reshape them")
+        raise ValueError(
+            f"decode: expected codes (2, T) of whole numbers, vocals first; got {found}; reshape them, "
+            "or decode songs one by one"
+        )
     lengths = [len(track) for track in codes]
     if lengths[0] != lengths[1] or not lengths[0]:
         raise ValueError(

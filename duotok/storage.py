@@ -92,11 +92,12 @@ def find(name: str | Path, **options) -> Path:
         CheckpointError: if there is none.
     """
     text = str(name)
-    for folder in (_PACKAGED / text, Path(text)):
-        if text and folder.is_dir():
-            if folder != Path(text) and Path(text).is_dir() and text == Path(text).name:
-                logger.warning("%s is the tokenizer of the package; the folder of that name is ./%s", text, text)
-            return folder
+    if text in packaged():
+        if Path(text).is_dir():
+            logger.warning("%s is the tokenizer of the package; the folder of that name is ./%s", text, text)
+        return _PACKAGED / text
+    if text and Path(text).is_dir():
+        return Path(text)
     if text.count("/") != 1 or text.startswith((".", "/")):
         raise CheckpointError(
             f"checkpoint: expected {', '.join(packaged())}, a folder, or a hub id owner/name; got {text!r}; correct the name"

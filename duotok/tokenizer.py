@@ -26,6 +26,7 @@ from .windows import WindowPolicy, count_frames
 
 FORMAT_VERSION = 1
 _CONFIGS = Path(__file__).parent / "configs"
+_OPTIONS = frozenset(("revision", "cache_dir", "token", "local_files_only", "force_download"))  # of huggingface_hub
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,8 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
             ValueError: if this machine lacks the device.
         """
         storage.refuse_absent_device(device)
+        if unknown := sorted(set(options) - _OPTIONS):
+            raise TypeError(f"load: expected options out of {', '.join(sorted(_OPTIONS))}; got {unknown[0]}; leave it out")
         folder = storage.find(name, **options)
         config = storage.read_config(folder, TokenizerConfig, FORMAT_VERSION)
         model = SemanticModel(config.model)

@@ -73,7 +73,7 @@ LAYERS = {
             "dataset",
             "training",
         },
-        {"numpy", "torch", "einops", "accelerate", "safetensors"},
+        {"numpy", "torch", "einops", "accelerate", "filelock", "safetensors"},
     ),
     "evaluation": (
         {

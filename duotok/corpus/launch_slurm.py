@@ -14,7 +14,7 @@ _SCRIPT = """#!/bin/bash
 #SBATCH --signal=B:TERM@60
 #SBATCH --output={logs}
 # The run's folder has to be on a disk that all nodes share. A task that is stopped or requeued goes on where it was.
-exec {python} -m duotok tokenize run {run} --units "$SLURM_ARRAY_TASK_ID/{tasks}" --workers {workers} --device {device}{more}
+exec {duotok} tokenize run {run} --units "$SLURM_ARRAY_TASK_ID/{tasks}" --workers {workers} --device {device}{more}
 """
 
 
@@ -35,9 +35,15 @@ def make_script(run: Path, num_tasks: int, num_workers: int, num_cpus: int, devi
         cpus=num_cpus,
         gpu=f"\n#SBATCH --gpus-per-task={num_workers}" if device.startswith("cuda") else "",
         logs=shlex.quote(str(run.absolute() / "slurm-%A_%a.log")),
-        python=shlex.quote(sys.executable),
+        duotok=_command(),
         run=shlex.quote(str(run.absolute())),
         workers=num_workers,
         device=shlex.quote(device),
         more="".join(f" {shlex.quote(part)}" for part in more),
     )
+
+
+def _command() -> str:
+    """Name this installation's command line: its script, which does not look for packages in the folder it is started in."""
+    script = Path(sys.executable).with_name("duotok")
+    return shlex.quote(str(script)) if script.is_file() else f"{shlex.quote(sys.executable)} -m duotok"

@@ -53,12 +53,19 @@ class Plan:
         return -(-self.num_songs // self.songs_per_unit)
 
 
-def make_plan(run: Path, songs: list[Song], fingerprint: str, separator: str, songs_per_unit: int) -> Plan:
+def make_plan(run: Path, songs: list[Song], fingerprint: str, separator: str, songs_per_unit: int | None = None) -> Plan:
     """Write a run's plan, or find the same one already there, so that a stopped run goes on.
+
+    Args:
+        run: its folder.
+        songs: in their order.
+        fingerprint, separator: see `Plan`.
+        songs_per_unit: None for a 16th of the songs, so that a small corpus keeps several workers busy, and 100 at most.
 
     Raises:
         PlanError: if the folder holds another run.
     """
+    songs_per_unit = songs_per_unit or min(100, max(1, -(-len(songs) // 16)))
     lines = [json.dumps(asdict(song), ensure_ascii=True) + "\n" for song in songs]
     units = ["".join(lines[i : i + songs_per_unit]) for i in range(0, len(lines), songs_per_unit)]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()

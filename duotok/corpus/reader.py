@@ -112,11 +112,14 @@ def open_song(song: Song, policy: MixturePolicy) -> Iterator[SongStream]:
     """Open a song's files; stems are preferred to a mixture.
 
     Raises:
-        AudioError: if one of them cannot be opened or the stems' rates differ, or if the song's id was another's.
+        AudioError: if one of them cannot be opened or the stems' rates differ, or the plan found a fault.
     """
     if song.duplicate_of is not None:
         found = f"expected an id of its own; got that of {song.duplicate_of}, which keeps it"
         raise AudioError("plan", "duplicate_id", f"{song.source}: {found}; give it another")
+    if song.same_stem is not None:
+        found = f"expected one file for each stem; got {' and '.join(song.same_stem)}"
+        raise AudioError("plan", "same_stem", f"{song.source}: {found}; remove one, or name the pairs in a manifest")
     if song.vocal_path and song.accompaniment_path:
         wanted = [(song.vocal_path, 0), (song.accompaniment_path, 0)]
     elif song.stems_path:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .journal import Journal
-from .store import data_path, note_path, read_note
+from .store import UnitNote, data_path, note_path, read_note
 from .worker import Outcome
 
 
@@ -28,19 +28,21 @@ def reopen(run: Path, units: list[int]) -> int:
     for unit in units:
         note = read_note(run, unit)
         if note and note.failed:
-            _keep_rows(run, unit)
+            _keep_rows(run, unit, note)
             note_path(run, unit).unlink()
             count += note.failed
     return count
 
 
-def _keep_rows(run: Path, unit: int) -> None:
+def _keep_rows(run: Path, unit: int, note: UnitNote) -> None:
     path = data_path(run, unit)
     if not path.exists():
         return
     table = pq.read_table(path)
     kept = Journal(run, unit, hashlib.sha256(table.schema.metadata[b"duotok"]).hexdigest())
+    seconds = {**note.seconds, "elapsed": note.elapsed_s}  # told once: the journal's times are added up
     for row in table.to_pylist():
         codes = {name: np.array(row[name], np.uint16) for name in ("vocal_codes", "accomp_codes")}
-        kept.finish(row["id"], Outcome({**row, **codes}, None, row["duration"]), {})
+        kept.finish(row["id"], Outcome({**row, **codes}, None, row["duration"]), seconds)
+        seconds = {}
     kept.close()

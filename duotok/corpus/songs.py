@@ -57,6 +57,7 @@ class Song:
         text, language, tags, segments: passed through to the token file.
         extra: all other fields of the manifest.
         duplicate_of: source of the song that had this one's id before it; then `id` is another, and the song is refused.
+        same_stem: two files that are the same stem of it; then it is refused.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Song:
     segments: list[Segment] | None = None
     extra: dict[str, Any] | None = None
     duplicate_of: str | None = None
+    same_stem: tuple[str, str] | None = None
 
     @property
     def is_mixture(self) -> bool:
@@ -188,7 +190,7 @@ def _manifest_song(line: str, place: str, folder: str | Path) -> Song:
     if not isinstance(row.get("id"), str | int) or isinstance(row["id"], bool) or row["id"] == "":
         raise PlanError(f"{place}: expected id, a text or a whole number; got {row.get('id')!r}; give the song an id")
     paths = [name for name in Song.__dataclass_fields__ if name.endswith("_path") and row.get(name) not in (None, "")]
-    if not ({"vocal_path", "accompaniment_path"} <= set(paths) or "mixture_path" in paths or "stems_path" in paths):
+    if not paths:  # a stem alone is refused when it is opened
         raise PlanError(
             f"{place}: expected vocal_path with accompaniment_path, or mixture_path, or stems_path; "
             f"got {', '.join(row)}; add the missing column"
@@ -197,7 +199,7 @@ def _manifest_song(line: str, place: str, folder: str | Path) -> Song:
         value = row.get(name, lowest)
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < math.inf:
             raise PlanError(f"{place}: {name}: expected seconds of at least {lowest:g}; got {value!r}; correct the number")
-    known = [name for name in Song.__dataclass_fields__ if name not in ("source", "extra", "duplicate_of")]
+    known = [name for name in Song.__dataclass_fields__ if name not in ("source", "extra", "duplicate_of", "same_stem")]
     fields = {name: row[name] for name in known if name in row and (name in paths or not name.endswith("_path"))}
     extra = {name: value for name, value in row.items() if name not in known}
     try:
@@ -249,17 +251,16 @@ class _File:
 def _pair(files: list[_File]) -> Iterator[Song]:
     """Pair stems by name, within a folder or among the files given by name."""
     groups: dict[tuple, dict[str, _File]] = {}
+    twice: dict[tuple, tuple[str, str]] = {}
     for file in sorted(files, key=lambda file: (file.root, file.part, file.name)):
         song, role = file.part
         folder = file.folder if file.root < 0 else ""
-        members = groups.setdefault((file.root, folder, song, role == "mixture"), {})
+        key = file.root, folder, song, role == "mixture"
+        members = groups.setdefault(key, {})
         if role in members:
-            raise PlanError(
-                f"expected one file for the {role} of a song; got {members[role].path} and {file.path}; "
-                "remove one, or name the pairs in a manifest"
-            )
+            twice.setdefault(key, (members[role].path, file.path))
         members[role] = file
-    for members in groups.values():
+    for key, members in groups.items():
         first = members.get("vocals") or next(iter(members.values()))
         paths = {role: file.path for role, file in members.items()}
         fields = {"vocal_path": paths.get("vocals"), "accompaniment_path": paths.get("accompaniment")}
@@ -267,7 +268,8 @@ def _pair(files: list[_File]) -> Iterator[Song]:
             kind = "stems_path" if first.name.lower().endswith(MULTI_STEM_SUFFIXES) else "mixture_path"
             fields = {kind: paths["mixture"]}
         song = first.part[0] if len(members) == 2 else first.name
-        yield Song(_digest(song), first.name.encode("utf-8", "backslashreplace").decode(), **fields)
+        source = first.name.encode("utf-8", "backslashreplace").decode()
+        yield Song(_digest(song), source, **fields, same_stem=twice.get(key))
 
 
 def _digest(name: str) -> str:

@@ -15,11 +15,13 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import torch as safetensors
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -43,6 +45,27 @@ class Checkpoint:
     def read(self, part: str) -> dict[str, Tensor]:
         """Read the tensors (...) of a part, `MODEL`, `EMA` or `OPTIMIZER`, by name."""
         return safetensors.load_file(self.folder / f"{part}.safetensors")
+
+
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's folder meanwhile; the lock ends with the process.
+
+    Raises:
+        CheckpointError: if another process trains there.
+    """
+    make_folder(run)
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise CheckpointError(
+            f"{run}: expected a folder in which no other process trains; got one that is in use; wait, or choose another"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save(

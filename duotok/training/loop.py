@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from . import checkpoint
 from .log import Log, read_log
-from .losses import Mean
+from .losses import Mean, as_mean
 from .micro_batches import Prefetcher, RunningBuffers, seeds, share
 from .optim import ExponentialMovingAverage, Schedule, lr_factor, make_optimizer, set_lr
 from .stop_signal import StopSignal
@@ -115,7 +115,7 @@ def train(task: Task, config: TrainConfig, folder: Path, progress: Callable[[dic
         progress: called in the main process with the row (see `log`) of every step and evaluation.
 
     Raises:
-        CheckpointError: if the folder's run has other settings, or only broken checkpoints.
+        CheckpointError: if the folder's run has other settings, or only broken checkpoints, or another process trains there.
         DivergedError: if a loss or gradient is not finite.
         ValueError: if the processes cannot share the micro-batches equally.
     """
@@ -124,6 +124,13 @@ def train(task: Task, config: TrainConfig, folder: Path, progress: Callable[[dic
         mixed_precision="no",  # the precision is the configuration's, not the launcher's
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
     )
+    with checkpoint.alone_in(folder) if accelerator.is_main_process else nullcontext():
+        return _train(task, config, folder, accelerator, progress)
+
+
+def _train(
+    task: Task, config: TrainConfig, folder: Path, accelerator: Accelerator, progress: Callable[[dict], None] | None
+) -> Result:
     run = _Run(task, config, folder, accelerator, progress)
     order = ((step, micro) for step in range(run.step + 1, config.steps + 1) for micro in run.micros)
     data = Prefetcher(task.batch, order, config.prefetch, pin=accelerator.device.type == "cuda")
@@ -197,7 +204,7 @@ class _Run:
                 losses = self._forward(batch, step, micro)
                 (losses["loss"] / len(self.micros)).backward()
             self.buffers.collect()
-            parts.append({name: _mean(value) for name, value in losses.items()})
+            parts.append({name: as_mean(value) for name, value in losses.items()})
             names.append(batch.names)
         norm = checkpoint.whole(self.accelerator.clip_grad_norm_(self.trained.values(), config.clip or math.inf))
         means, gradient_norm, stopped = self._agree(parts, norm, stop)
@@ -291,9 +298,3 @@ class _Run:
             parts[checkpoint.EMA] = self.ema.averages
         is_main = self.accelerator.is_main_process
         return checkpoint.save(self.folder, self.step, self.settings, parts, self.config.keep, is_main)
-
-
-def _mean(value: Tensor | Mean) -> Mean:
-    """Make a mean in float32, without a gradient, of what a task gave."""
-    mean = value if isinstance(value, Mean) else Mean(value, torch.ones_like(value))
-    return Mean(mean.total.detach().float(), mean.count.float())

@@ -45,6 +45,12 @@ class Mean:
         return self.total / self.count.clamp(min=1)
 
 
+def as_mean(value: Tensor | Mean) -> Mean:
+    """Make a mean in float32, without a gradient, of one, or of a single value ()."""
+    mean = value if isinstance(value, Mean) else Mean(value, torch.ones_like(value))
+    return Mean(mean.total.detach().float(), mean.count.float())
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Mean:
     """Score label logits (N, K) against labels (N,) int64."""
     return Mean.of(F.cross_entropy(logits.float(), labels, reduction="none"))

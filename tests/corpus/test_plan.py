@@ -12,7 +12,9 @@ import pytest
 import soundfile
 
 from duotok.corpus.plan import make_plan, read_plan, read_unit
+from duotok.corpus.reader import MixturePolicy, open_song
 from duotok.corpus.songs import PlanError, Segment, Song, collect
+from duotok.integrity import AudioError
 
 
 @pytest.fixture
@@ -78,7 +80,6 @@ def test_a_manifest_carries_everything_along(tmp_path):
     ("row", "message"),
     [
         ({"id": "a", "text": "x"}, r"m.jsonl:2: expected vocal_path with .*; got id, text; add the missing column"),
-        ({"id": "a", "vocal_path": "v.wav"}, "expected vocal_path with accompaniment_path"),
         ({"mixture_path": "m.wav"}, "m.jsonl:2: expected id"),
         (
             {"id": "a", "mixture_path": "m.wav", "start": "soon"},
@@ -180,11 +181,17 @@ def test_stems_of_different_folders_are_never_paired(tmp_path, wav):
 
 
 @pytest.mark.parametrize("other", ["t_vocals.flac", "t-vocals.wav", "T_Vocals.wav"])
-def test_two_files_for_one_stem_are_named(tmp_path, wav, other):
-    for name in ("t_vocals.wav", "t_accompaniment.wav", other):
+def test_a_song_with_two_files_for_one_stem_is_refused_alone(tmp_path, wav, other):
+    for name in ("t_vocals.wav", "t_accompaniment.wav", other, "fine.wav"):
         wav(tmp_path / name)
-    with pytest.raises(PlanError, match=r"expected one file for the vocals of a song; got .*[Vv]ocals.* and .*[Vv]ocals"):
-        collect([tmp_path])
+    fine, song = collect([tmp_path])
+    assert fine.same_stem is None and {Path(path).name for path in song.same_stem} == {"t_vocals.wav", other}
+    with (
+        pytest.raises(AudioError, match=r"expected one file for each stem; got .*ocals.* and .*ocals.*; remove one") as error,
+        open_song(song, MixturePolicy()),
+    ):
+        pass
+    assert (error.value.stage, error.value.reason) == ("plan", "same_stem")
 
 
 def test_case_does_not_part_a_pair_and_broken_links_stay_in(tmp_path, wav):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from toy_task import CONFIG, ToyTask, tensors, timeless
 
+from duotok.storage import CheckpointError
 from duotok.training.checkpoint import latest
 from duotok.training.log import read_log
 from duotok.training.loop import DivergedError, TrainConfig, train
@@ -124,6 +125,18 @@ def test_what_few_items_have_is_averaged_over_them(tmp_path):
     for row in rows[:2]:
         x = torch.cat([Counting().batch(row["step"], micro).tensors["x"] for micro in range(4)])[:, 2]
         assert row["losses"]["large"] == pytest.approx(x[x > 1.5].mean().item()) and "none" not in row["losses"]
+
+
+def test_a_folder_is_trained_in_by_one(tmp_path):
+    class Intruding(ToyTask):
+        def batch(self, step: int, micro: int) -> Batch:
+            if (step, micro) == (1, 0):
+                train(ToyTask(), CONFIG, tmp_path)
+            return super().batch(step, micro)
+
+    with pytest.raises(CheckpointError, match="expected a folder in which no other process trains; got one that is in use"):
+        train(Intruding(), CONFIG, tmp_path)
+    assert train(ToyTask(), dataclasses.replace(CONFIG, steps=2), tmp_path).step == 2
 
 
 def test_a_bad_batch_stops_before_it_does_harm(tmp_path):
