@@ -31,7 +31,7 @@ class AudioError(ValueError):
         stage: where it showed: "plan", "open", "decode", "silence", "separate" or "validate".
         reason: a short name: "missing", "empty_file", "not_audio", "unsupported", "damaged", "truncated", "nan",
             "out_of_range", "silent", "constant", "too_short", "length_mismatch", "rate_mismatch", "no_stems", "no_partner",
-            "duplicate_id", "same_stem".
+            "duplicate_id", "same_stem", "changed".
     """
 
     def __init__(self, stage: str, reason: str, message: str) -> None:

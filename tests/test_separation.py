@@ -248,9 +248,19 @@ def test_cached_stems_are_those_that_were_separated(tmp_path):
         expected = read_song(path, MixturePolicy(policy.separator), start=start, duration=1.5)
         assert np.array_equal(read_song(path, policy, start=start, duration=1.5), expected)
     assert len(list((tmp_path / "stems").iterdir())) == 3
+
+
+def test_kept_stems_that_are_damaged_or_another_song_s_are_made_anew(tmp_path):
+    path = make_audio.write(tmp_path / "song.flac", make_audio.music(3), 44_100)
+    policy = MixturePolicy(Fake(by_loudness, 8_000), cache=tmp_path / "stems")
+    plain = read_song(path, policy)
+    [cached] = (tmp_path / "stems").iterdir()
     make_audio.cut(cached, 0.9, cached)
-    with pytest.raises(AudioError, match=r"stems/.*\.flac: expected"):
+    assert np.array_equal(read_song(path, policy), plain) and policy.separator.num_windows == 2
+    soundfile.write(cached, np.zeros((8_000, 2)), 8_000, "PCM_24")
+    with pytest.raises(AudioError, match=r"expected kept stems of 24000 samples; got 8000 in .*\.flac, which is removed; try"):
         read_song(path, policy)
+    assert np.array_equal(read_song(path, policy), plain) and policy.separator.num_windows == 3
 
 
 def test_stems_are_rounded_to_24_bits_whether_kept_or_not_and_what_exceeds_them_is_not_kept(tmp_path):

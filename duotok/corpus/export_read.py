@@ -13,9 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .merge import refuse_twice
-from .plan import read_plan
 from .songs import PlanError
-from .store import data_path, is_intact, read_note
+from .store import finished_files
 from .vocabulary import TRACK_SIZE
 
 _SONGS_AT_A_TIME = 64
@@ -112,13 +111,7 @@ def _files(source: Path, partial: bool) -> list[Path]:
         return [source]
     if not (source / "plan.json").is_file():
         return sorted(source.rglob("*.parquet"))
-    notes = [read_note(source, unit) for unit in range(read_plan(source).num_units)]
-    notes = [note if note and is_intact(source, unit, note) else None for unit, note in enumerate(notes)]
-    missing = notes.count(None)
-    if missing and not partial:
-        raise PlanError(f"{source}: expected a finished run; got one that lacks {missing} of {len(notes)} units; "
-                        "run tokenize again, or export what is there with --partial")  # fmt: skip
-    return [data_path(source, unit) for unit, note in enumerate(notes) if note and note.sha256]
+    return finished_files(source, partial)
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from duotok.files import WriteError, make_folder
 
 from .songs import PlanError
-from .store import SCHEMA
+from .store import SCHEMA, finished_files
 
 
 def merge(runs: list[Path], out: Path, songs_per_file: int = 10_000, mix: bool = False) -> tuple[int, int]:
@@ -30,12 +30,15 @@ def merge(runs: list[Path], out: Path, songs_per_file: int = 10_000, mix: bool =
         Number of songs, number of files.
 
     Raises:
-        PlanError: for a run without tokens, different fingerprints, an id that occurs twice, or an `out` with something in it.
+        PlanError: for a run that is not finished or has no tokens, different fingerprints, an id that occurs twice, or an `out`
+            with something in it.
         WriteError: if a file cannot be written.
     """
-    paths = [path for run in runs for path in _files(run)]
+    paths = [path for run in runs for path in finished_files(run)]
     if out.exists() and any(out.iterdir()):
         raise PlanError(f"{out}: expected a new or an empty folder; got one with files; choose another")
+    if not paths:
+        raise PlanError(f"expected runs with tokens; got none in {', '.join(map(str, runs))}; pass those that tokenize made")
     metadata = _common_metadata(paths, mix)
     refuse_twice(paths)
     make_folder(out)
@@ -47,20 +50,16 @@ def merge(runs: list[Path], out: Path, songs_per_file: int = 10_000, mix: bool =
     return num_songs, num_files
 
 
-def _files(run: Path) -> list[Path]:
-    found = sorted((run / "data").glob("*.parquet"))
-    if not found:
-        raise PlanError(f"{run}: expected a run with tokens; got no file in {run / 'data'}; pass one that tokenize made")
-    return found
-
-
 def _common_metadata(paths: list[Path], mix: bool) -> dict[str, Any]:
     """Return the first file's metadata; the fingerprints of all have to agree, versions of packages may differ."""
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    separators: set[str] = set()
     for path in paths:
         metadata = json.loads(pq.read_schema(path).metadata[b"duotok"])
         found.setdefault(metadata["fingerprint"], (path, metadata))
+        separators.add(metadata["separator"])
     (first, metadata), *others = found.values()
+    metadata = {**metadata, "separator": ", ".join(sorted(separators))}
     if others and not mix:
         raise PlanError(
             f"expected tokens of one tokenizer; got fingerprint {metadata['fingerprint'][:16]} in {first} and "
@@ -104,6 +103,8 @@ def _write(table: pa.Table, path: Path) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise WriteError(f"{path}: expected to write {len(table)} songs; got {error}; free space, then merge again") from error
+        raise WriteError(
+            f"{path}: expected to write {len(table)} songs; got {error}; free space, remove {path.parent}, then merge again"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

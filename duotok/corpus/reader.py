@@ -14,7 +14,7 @@ from duotok.integrity import AudioError, SignalCheck
 from duotok.separation import Separator, separate
 
 from .songs import Song
-from .stem_cache import cached_name, keep_stems, quantize, read_stems
+from .stem_cache import cached_name, keep_stems, kept_samples, quantize, read_stems
 
 # Stems of one song may differ by an encoder's padding; the shorter is filled with silence.
 _LENGTH_TOLERANCE_S = 0.1
@@ -91,9 +91,14 @@ class SongStream:
 
     def _separated(self, mixtures: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         cached = self._cache_path()
-        if cached and cached.is_file():
+        if cached and (kept := kept_samples(cached)):
             for _ in mixtures:  # the source is still read to its end and checked
                 pass
+            expected = self.num_samples * self.sample_rate / self.source_rate
+            if abs(kept - expected) > 2:
+                cached.unlink(missing_ok=True)
+                found = f"expected kept stems of {expected:.0f} samples; got {kept} in {cached.name}, which is removed"
+                raise AudioError("separate", "length_mismatch", f"{self._song.source}: {found}; try the song again")
             yield from read_stems(cached)
             return
         stereo = _resample_stereo(mixtures, self.source_rate, self.sample_rate)

@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .journal import Journal
-from .store import UnitNote, data_path, note_path, read_note
+from .store import UnitNote, data_path, is_intact, note_path, read_note
 from .worker import Outcome
 
 
 def reopen(run: Path, units: list[int]) -> int:
     """Open those of `units` again in which songs were refused.
 
-    A unit's rows go into a journal, as though its worker had been killed after the last good song; then its note goes.
+    A unit's rows go into a journal, as though its worker had been killed after the last good song; then its note goes. A unit
+    whose files are not those that were committed is done again from its first song.
 
     Returns:
         How many songs will be tried again.
@@ -27,7 +28,10 @@ def reopen(run: Path, units: list[int]) -> int:
     count = 0
     for unit in units:
         note = read_note(run, unit)
-        if note and note.failed:
+        if note and not is_intact(run, unit, note):
+            note_path(run, unit).unlink()
+            count += note.ok + note.failed
+        elif note and note.failed:
             _keep_rows(run, unit, note)
             note_path(run, unit).unlink()
             count += note.failed

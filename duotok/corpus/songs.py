@@ -130,9 +130,7 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise PlanError(
-            f"{folder}: expected to list a folder; got {error.strerror}; make it readable or move it away"
-        ) from None
+        raise PlanError(f"{folder}: expected to list a folder; got {error.strerror}; make it readable, or move it") from None
     for entry in found:
         if _is_folder(entry):
             yield from _walk(folder / entry.name, (*above, real))
@@ -159,7 +157,9 @@ def _remote_files(address: str, root: int) -> list[_File]:
     if not found:
         raise _nothing_there(address)
     audio = [name for name in found if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    return [_File(f"{address.rstrip('/')}/{name}", name, root, address) for name in audio]
+    # zip://songs::s3://bucket/all.zip, but simplecache::s3://bucket/songs
+    head, chain, tail = address.partition("::") if "://" in address.partition("::")[0] else (address, "", "")
+    return [_File(f"{head.rstrip('/')}/{name}{chain}{tail}", name, root, address) for name in audio]
 
 
 def _nothing_there(item: str | Path) -> PlanError:
@@ -218,9 +218,9 @@ def _beside(folder: str | Path, path: str) -> str:
 
 def _manifest_row(line: str, place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant={"NaN": None}.__getitem__)  # as data frames write what is missing
         json.dumps(row, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:  # UnicodeEncodeError, for half of a surrogate pair, is a ValueError
+    except (KeyError, ValueError, RecursionError) as error:  # UnicodeEncodeError, for half of a surrogate pair, is a ValueError
         reason = getattr(error, "msg", None) or getattr(error, "reason", None) or str(error)
         raise PlanError(f"{place}: expected a JSON object; got {reason[:80]}; correct the line") from None
     if not isinstance(row, dict):
@@ -269,7 +269,7 @@ def _pair(files: list[_File]) -> Iterator[Song]:
             fields = {kind: paths["mixture"]}
         song = first.part[0] if len(members) == 2 else first.name
         source = first.name.encode("utf-8", "backslashreplace").decode()
-        yield Song(_digest(song), source, **fields, same_stem=twice.get(key))
+        yield Song(_digest(song), source, same_stem=twice.get(key), **fields)
 
 
 def _digest(name: str) -> str:

@@ -18,6 +18,7 @@ import soundfile
 
 from duotok.audio import open_audio
 from duotok.files import WriteError, make_folder
+from duotok.integrity import AudioError
 
 Pair = tuple[np.ndarray, np.ndarray]
 _HEADROOM = 4
@@ -51,6 +52,15 @@ def read_stems(path: Path) -> Iterator[Pair]:
         for block in reader.blocks():
             vocals, accompaniment = block * np.float32(_HEADROOM)
             yield vocals, accompaniment
+
+
+def kept_samples(path: Path) -> int:
+    """Count the samples of kept stems, reading them to their end; 0 if there are none, or damaged ones, which are removed."""
+    try:
+        return sum(len(vocals) for vocals, _ in read_stems(path)) if path.is_file() else 0
+    except AudioError:
+        path.unlink(missing_ok=True)
+        return 0
 
 
 def keep_stems(pairs: Iterable[Pair], path: Path, sample_rate: int) -> Iterator[Pair]:

@@ -24,6 +24,7 @@ from duotok.config import parse
 from duotok.files import make_folder, write_atomically
 
 from .plan import read_plan
+from .songs import PlanError
 
 TOKEN_FORMAT = 1
 SCHEMA = pa.schema(
@@ -78,6 +79,7 @@ class UnitNote:
         elapsed_s: of one worker's time, over all claims.
         ended_at: seconds since 1970 by the clock of the host; only for the report.
         host, versions: of the worker that committed the unit.
+        failed_sha256: of the file of refused songs; None in notes of older runs.
     """
 
     ok: int
@@ -93,6 +95,7 @@ class UnitNote:
     ended_at: float
     host: str
     versions: dict[str, str]
+    failed_sha256: str | None = None
 
 
 def check_row(row: dict[str, Any]) -> None:
@@ -128,7 +131,7 @@ def write_unit(run: Path, unit: int, outcome: UnitOutcome, metadata: dict[str, A
     hours, codes = sum(row["duration"] for row in outcome.rows) / 3600, sum(2 * row["n_frames"] for row in outcome.rows)
     return UnitNote(
         len(outcome.rows), len(outcome.failures), hours, codes, sha256, len(data), len(lines), metadata["fingerprint"],
-        {}, 0.0, time.time(), platform.node(), metadata["versions"],
+        {}, 0.0, time.time(), platform.node(), metadata["versions"], hashlib.sha256(lines).hexdigest(),
     )  # fmt: skip
 
 
@@ -148,8 +151,30 @@ def read_note(run: Path, unit: int) -> UnitNote | None:
 
 
 def is_intact(run: Path, unit: int, note: UnitNote) -> bool:
-    """Read a unit's tokens and tell whether they are those that were committed."""
-    return note.sha256 is None or file_sha256(data_path(run, unit)) == note.sha256
+    """Read a unit's tokens and refused songs and tell whether they are those that were committed."""
+    committed = {data_path(run, unit): note.sha256, failed_path(run, unit): note.failed_sha256}
+    return all(sha256 is None or file_sha256(path) == sha256 for path, sha256 in committed.items())
+
+
+def finished_files(run: Path, partial: bool = False) -> list[Path]:
+    """List a run's files of tokens, each as it was committed.
+
+    Args:
+        run: its folder.
+        partial: leave out what is not finished, rather than refuse the run.
+
+    Raises:
+        PlanError: if the folder is no run, or the run is not finished.
+    """
+    notes = [read_note(run, unit) for unit in range(read_plan(run).num_units)]
+    notes = [note if note and is_intact(run, unit, note) else None for unit, note in enumerate(notes)]
+    missing = notes.count(None)
+    if missing and not partial:
+        raise PlanError(
+            f"{run}: expected a finished run; got one that lacks {missing} of {len(notes)} units; run tokenize again, "
+            "or export what is there with --partial"
+        )
+    return [data_path(run, unit) for unit, note in enumerate(notes) if note and note.sha256]
 
 
 def units_to_do(run: Path, units: list[int]) -> list[int]:

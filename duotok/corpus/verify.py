@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from duotok.windows import count_frames
 
 from .plan import Plan, read_plan, read_unit
+from .setup import read_setup
 from .store import SCHEMA, RunReport, data_path, failed_path, is_intact, read_note, summarize
 
 
@@ -32,12 +33,31 @@ def verify(run: Path) -> RunReport:
             report.problems.append(f"unit {unit}: expected a whole unit; got {found}; run tokenize again")
             continue
         lines = failed_path(run, unit).read_text(encoding="utf-8").splitlines()
-        count = Counter([json.loads(line)["id"] for line in lines] + _verify_data(run, unit, plan, report))
+        failed, kept = [json.loads(line)["id"] for line in lines], _verify_data(run, unit, plan, report)
+        if (note.ok, note.failed) != (len(kept), len(failed)):
+            found = f"one of {note.ok} and {note.failed}; run tokenize again"
+            report.problems.append(
+                f"unit {unit}: expected a note of {len(kept)} songs and {len(failed)} refused ones; got {found}"
+            )
+        count = Counter(failed + kept)
         odd = [song for song in {*planned, *count} if count[song] != 1 or song not in planned]
         report.problems += [f"unit {unit}: expected {song!r} once; got it {count[song]} times" for song in sorted(odd)]
+    report.problems += _other_files(run, plan)
     left = sorted(str(path.relative_to(run)) for path in run.rglob(".*.tmp"))
     report.problems += [f"{path}: expected no partial file; got one; delete it" for path in left]
     return report
+
+
+def _other_files(run: Path, plan: Plan) -> Iterator[str]:
+    """Name what lies among the run's files and is none of them, and a setup that cannot be read."""
+    for make in (data_path, failed_path):
+        planned = {make(run, unit) for unit in range(plan.num_units)}
+        for path in sorted(set(make(run, 0).parent.glob("[!.]*")) - planned):
+            yield f"{path.relative_to(run)}: expected files of this run's units alone; got another; move it away"
+    try:
+        read_setup(run)
+    except ValueError as error:
+        yield str(error)
 
 
 def _verify_data(run: Path, unit: int, plan: Plan, report: RunReport) -> list[str]:

@@ -63,7 +63,7 @@ def arrange(codes: np.ndarray, layout: str) -> np.ndarray:
 
 
 def restore(arranged: np.ndarray, layout: str) -> np.ndarray:
-    """Undo `arrange`, of an export's arrays or of what a language model wrote.
+    """Undo `arrange`, of an export's arrays or of what a language model wrote, without <bos> and <eos>.
 
     Returns:
         Codes (2, T) int64 for `DuoTok`.
@@ -79,6 +79,8 @@ def restore(arranged: np.ndarray, layout: str) -> np.ndarray:
         found = found.reshape(-1, 2)
     elif layout == "delayed":
         found = np.stack((found[:-1, 0], found[1:, 1]), axis=1)
+    if layout == "parallel" and len(found) and found[:, 1].min() >= TRACK_SIZE:  # ids, as files of one vocabulary have them
+        found = found - [0, TRACK_SIZE]
     codes = found.T - (0 if layout == "parallel" else np.array([[0], [TRACK_SIZE]]))
     if codes.size and not 0 <= codes.min() <= codes.max() < TRACK_SIZE:
         raise ValueError(f"{layout}: expected codes of 0 to {TRACK_SIZE - 1} on each track; got others; cut specials off first")

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ class SongWindows:
 
     def _windows(self) -> Iterator[tuple[int, np.ndarray]]:
         with remote.fetched(self.song) as song, open_song(song, self._policy) as opened:
+            before = _states(song)
             stream, activity = self._tokenizer.stream(opened.sample_rate), VocalActivity(opened.sample_rate)
             for vocals, accompaniment in opened.blocks():
                 activity.push(vocals)
@@ -89,6 +91,9 @@ class SongWindows:
             if opened.knows_vocals:
                 self.vocal_activity = activity.finish(-(-self.num_samples // self.sample_rate))
             self.audio_sha256 = _audio_sha256(song)
+            if _states(song) != before:
+                found = "expected a file that stays as it is while it is read; got one that changed"
+                raise AudioError("validate", "changed", f"{song.source}: {found}; try it again")
 
 
 class SongCodes:
@@ -147,6 +152,11 @@ def _audio_sha256(song: Song) -> str:
     """Hash the song's bytes: the file's own hash, or the hash of two stems' hashes."""
     hashes = [file_sha256(path) for path in song.paths]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _states(song: Song) -> list[tuple[int, int, int]]:
+    """Tell a song's files from others that take their places, or that somebody writes to."""
+    return [(found.st_ino, found.st_size, found.st_mtime_ns) for found in (Path(path).stat() for path in song.paths)]
 
 
 def blame(song: Song, error: Exception) -> Outcome:

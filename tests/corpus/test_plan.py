@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import soundfile
 
 from duotok.corpus.plan import make_plan, read_plan, read_unit
 from duotok.corpus.reader import MixturePolicy, open_song
+from duotok.corpus.remote import fetched
 from duotok.corpus.songs import PlanError, Segment, Song, collect
 from duotok.integrity import AudioError
 
@@ -87,7 +89,7 @@ def test_a_manifest_carries_everything_along(tmp_path):
         ),
         ({"id": "a", "mixture_path": 3}, r"m.jsonl:2: mixture_path: .*valid string.*; got 3"),
         ({"id": "a", "mixture_path": "m.wav", "start": -1}, "start: expected seconds of at least 0; got -1"),
-        ('{"id": "a", "mixture_path": "m.wav", "duration": NaN}', "duration: expected seconds of at least 0.001; got nan"),
+        ('{"id": "a", "mixture_path": "m.wav", "duration": Infinity}', "m.jsonl:2: expected a JSON object; got .Infinity"),
         ({"id": "a", "mixture_path": "m.wav", "start": True}, "start: expected seconds of at least 0; got True"),
         ({"id": None, "mixture_path": "m.wav"}, "expected id, a text or a whole number; got None"),
         ({"id": "a", "vocal_path": None, "accompaniment_path": None}, "expected vocal_path with accompaniment_path"),
@@ -115,6 +117,22 @@ def test_the_first_song_of_an_id_keeps_it(tmp_path):
         ("a", None), ("a#3", "0.wav"), ("a#2", None), ("a#4", "0.wav"), ("b", None)
     ]  # fmt: skip
     assert songs[0].extra == {"duplicate_of": "x"}, "a column of the user's"
+
+
+def test_what_data_frames_write_for_nothing_is_nothing(tmp_path):
+    path = manifest(tmp_path / "m.jsonl", '{"id": "a", "mixture_path": "a.wav", "text": NaN, "year": NaN, "mood": "calm"}')
+    [song] = collect([path])
+    assert song.text is None and song.extra == {"mood": "calm"}
+
+
+def test_files_within_an_archive_are_named_before_its_own_address(tmp_path, wav):
+    wav(tmp_path / "a.wav")
+    with zipfile.ZipFile(tmp_path / "songs.zip", "w") as archive:
+        archive.write(tmp_path / "a.wav", "songs/a.wav")
+    [song] = collect([f"zip://songs::file://{tmp_path}/songs.zip"])
+    assert song.mixture_path == f"zip://songs/a.wav::file://{tmp_path}/songs.zip"
+    with fetched(song) as local:
+        assert Path(local.mixture_path).read_bytes() == (tmp_path / "a.wav").read_bytes()
 
 
 def test_files_of_the_same_names_are_refused(tmp_path):

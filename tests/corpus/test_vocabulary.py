@@ -49,12 +49,21 @@ def test_restore_undoes_arrange(layout, frames):
     assert found.dtype == np.int64 and np.array_equal(found, codes)
 
 
+def test_streams_of_every_layout_are_restored_once_specials_are_cut_off():
+    codes = np.random.default_rng(0).integers(32_768, size=(2, 9))
+    for layout in LAYOUTS:
+        columns = [stream[1:-1] for stream in streams(codes, layout).values()]
+        found = columns[0] if layout == "interleaved" else np.stack(columns, axis=1)
+        assert np.array_equal(restore(found, layout), codes), layout
+
+
 def test_what_is_no_song_is_refused():
     for array, layout in (([5], "interleaved"), ([[5, 6]], "interleaved"), ([5, 6], "parallel"), ([[5, 6, 7]], "delayed")):
         with pytest.raises(ValueError, match="expected an array as"):
             restore(np.array(array), layout)
     for array, layout in (
-        ([32_768, 5], "interleaved"), ([5, 65_538], "interleaved"), ([[5, 32_768]], "parallel"), ([[5, 5], [5, 5]], "delayed"),
+        ([32_768, 5], "interleaved"), ([5, 65_538], "interleaved"), ([[5, 65_536]], "parallel"),
+        ([[5, 32_768], [5, 5]], "parallel"), ([[5, 5], [5, 5]], "delayed"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="expected codes of 0 to 32767 on each track"):
             restore(np.array(array), layout)
