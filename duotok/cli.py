@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 from importlib import metadata
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -62,9 +63,25 @@ def main() -> None:
         gc.freeze()  # to look for garbage among torch's modules would take the end of a process most of a second
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(metadata.version("duotok"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print it.")] = False,
+) -> None:
+    pass
+
+
 @app.command(epilog='Example: duotok tokenize "$(duotok example)" -o run')
 def example() -> None:
-    """Print the path of a real song with true stems, which the package stempeg carries (CC BY-NC-SA 3.0)."""
+    """Print the path of a real song with true stems.
+
+    The package stempeg carries it (CC BY-NC-SA 3.0).
+    """
     try:
         files = metadata.files("stempeg") or []
     except metadata.PackageNotFoundError:
@@ -80,7 +97,10 @@ def example() -> None:
 
 @app.command(epilog="Example: duotok info")
 def info() -> None:
-    """Show versions, devices, checkpoints, decoders, separators, and every op's backends with why one does not run."""
+    """Show versions, devices, checkpoints and backends.
+
+    Of every op it names the backends, and says why one does not run; of decoders and separators, whether they are there.
+    """
     import torch
 
     from . import __version__, kernels, storage

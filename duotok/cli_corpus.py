@@ -13,7 +13,7 @@ from .console import err as _err
 from .console import out as _out
 
 app = typer.Typer(
-    help="Training corpora: build one, index songs of your own, separate mixtures.",
+    help="Training corpora: build, index, separate mixtures.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -82,7 +82,10 @@ def listen(
     title: Annotated[str | None, typer.Option(help="Name on the page; default: that of the files.")] = None,
     credit: Annotated[str, typer.Option(help="Who made the song, and its licence, for the foot of the page.")] = "",
 ) -> None:
-    """Make a page to listen to: a song's excerpt beside what its codes decode to, with pictures, codes and scores."""
+    """Make a page to compare a song with its decoded codes.
+
+    It plays an excerpt beside what its codes decode to, with pictures, codes and scores.
+    """
     from .corpus.setup import Setup
     from .decoder import Sampling
     from .files import make_folder, write_atomically

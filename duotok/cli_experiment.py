@@ -18,7 +18,7 @@ from .console import out as _out
 if TYPE_CHECKING:
     from .experiments.sweep import Setting, Sweep
 
-app = typer.Typer(help="Test the paper's claims: train the arms of an experiment and compare them.", no_args_is_help=True)
+app = typer.Typer(help="Test the paper's claims by experiments.", no_args_is_help=True)
 
 # The sweeps' commands and their help; what they do stands in experiments/, which needs torch.
 SWEEPS = {
@@ -43,7 +43,7 @@ def _sweep(name: str) -> Callable[..., None]:
         ] = None,
         data: Annotated[Path, typer.Option(help="Manifest of the songs, .jsonl.")] = ...,
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all experiments; a stopped one goes on there.")] = ...,
-        init: Annotated[Path | None, typer.Option(help="Run of stage 1 that the arms start from.")] = None,
+        init: Annotated[Path | None, typer.Option(exists=True, help="Run of stage 1 that the arms start from.")] = None,
         seeds: Annotated[int, typer.Option(min=1, help="How many; intervals need two or more.")] = 3,
         full: Annotated[bool, typer.Option("--full", help="Train at the paper's size instead of a CPU's.")] = False,
         minutes: Annotated[float, typer.Option(min=0.0, help="Train probes and language models on this much.")] = 4.0,

@@ -39,7 +39,10 @@ def sample(
     format: Annotated[str, typer.Option(help="wav, flac or ogg.")] = "wav",
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
-    """Draw songs from a language model: their codes (.npy), and what they sound like."""
+    """Draw songs from a language model, as codes and sound.
+
+    Codes are .npy files of shape (2, T).
+    """
     from .corpus.decode import OUTPUTS, SUBTYPES, DecodeOptions
     from .corpus.sample import SampleOptions, sample_songs
     from .decoder import Sampling

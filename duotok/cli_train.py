@@ -37,7 +37,10 @@ def train(
     export: Annotated[Path | None, typer.Option(help="After stages 3, 4, vae and lm: folder for the result.")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the curves into the run's folder.")] = False,
 ) -> None:
-    """Train a stage of the tokenizer, the autoencoder that stage 4 decodes through, or a language model of the codes."""
+    """Train a stage, an autoencoder or a language model.
+
+    The stages make the tokenizer; stage 4 decodes through the autoencoder; the language model is one of the codes.
+    """
     from accelerate import PartialState
 
     from . import config as configuration
@@ -80,7 +83,9 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder where stage 3, 4, vae or lm was trained, or ear-VAE's published file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tokenizer, autoencoder or language model.")],
 ) -> None:
-    """Make a tokenizer of a run of stage 3, or of stage 4 one that decodes, for `--tokenizer` and duotok.load.
+    """Make what a trained run is for: a tokenizer, and so on.
+
+    A run of stage 3 becomes a tokenizer, one of stage 4 a tokenizer that decodes, for `--tokenizer` and duotok.load.
 
     A run of vae, or the published checkpoint of the ear-VAE (.pyt), becomes an autoencoder for `--autoencoder`; a run of lm a
     language model for `duotok sample`.
