@@ -83,7 +83,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder where stage 3, 4, vae or lm was trained, or ear-VAE's published file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tokenizer, autoencoder or language model.")],
 ) -> None:
-    """Make what a trained run is for: a tokenizer, and so on.
+    """Make a tokenizer, autoencoder or LM of a trained run.
 
     A run of stage 3 becomes a tokenizer, one of stage 4 a tokenizer that decodes, for `--tokenizer` and duotok.load.
 

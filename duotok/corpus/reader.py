@@ -134,14 +134,15 @@ def open_song(song: Song, policy: MixturePolicy) -> Iterator[SongStream]:
     else:
         found = "vocals" if song.vocal_path else "an accompaniment"
         raise AudioError(
-            "open", "no_partner", f"{song.source}: expected both stems; got {found} alone; add the other or rename it"
+            "open", "no_partner", f"{song.source}: expected both stems; got {found} alone; pass the other too, or rename it"
         )
     with ExitStack() as stack:
         readers = [stack.enter_context(open_audio(path, stream)) for path, stream in wanted]
-        rates = sorted({reader.info.sample_rate for reader in readers})
-        if len(rates) > 1:
+        rates = [reader.info.sample_rate for reader in readers]
+        if len(set(rates)) > 1:
+            found = ", ".join(f"{Path(path).name} {rate} Hz" for (path, _), rate in zip(wanted, rates, strict=True))
             raise AudioError(
-                "open", "rate_mismatch", f"{song.source}: expected stems of one sample rate; got {rates} Hz; resample one"
+                "open", "rate_mismatch", f"{song.source}: expected stems of one sample rate; got {found}; resample one"
             )
         yield SongStream(song, readers, policy)
 
