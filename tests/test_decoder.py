@@ -181,6 +181,13 @@ def test_an_autoencoder_is_the_same_after_saving(tmp_path):
     assert torch.equal(load_autoencoder(tmp_path / "again").encode(wave), first.encode(wave))
 
 
+def test_codes_may_be_the_arrays_of_a_token_file(tok):
+    codes = random_codes(8)
+    expected = tok.decode(codes, steps=1).mix
+    for same in (codes.numpy().astype("uint16"), list(codes.numpy().astype("uint16")), [track.tolist() for track in codes]):
+        assert torch.equal(tok.decode(same, steps=1).mix, expected)
+
+
 def test_mistakes_are_one_line(tok, tmp_path):
     def refuse(codes, message, kind=ValueError, tokenizer=tok):
         with pytest.raises(kind, match=message) as caught:
@@ -192,7 +199,7 @@ def test_mistakes_are_one_line(tok, tmp_path):
     refuse([torch.zeros(4).long(), torch.zeros(5).long()], r"expected tracks of one length, not empty; got 4 and 5 codes")
     refuse(torch.zeros(2, 0).long(), "not empty; got 0 and 0 codes")
     refuse(torch.zeros(2, 5), r"expected codes \(2, T\) of whole numbers, vocals first; got \(5,\) torch.float32")
-    refuse(torch.zeros(3, 5).long(), r"expected codes \(2, T\)")
+    refuse(torch.zeros(3, 5).long(), r"expected codes \(2, T\) .*; got 3 tracks; .*decode songs one by one")
     refuse(torch.zeros(0, 2, 5).long(), "expected the codes of at least one song; got none")
     foreign = Codes(torch.zeros(1, 2, 5).long(), torch.tensor([5]), 25, "0" * 64)
     refuse(foreign, r"expected codes of this tokenizer, \w{16}; got those of another, 0{16}")

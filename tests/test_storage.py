@@ -33,6 +33,22 @@ def test_save_and_load_give_the_same_tokenizer(tokenizer, folder, real_song):
     )
 
 
+def test_a_folder_is_never_taken_for_the_package_s_tokenizer(tokenizer, tmp_path, monkeypatch, caplog):
+    own = duotok.DuoTok.from_config("tiny/tokenizer", seed=5)
+    own.save(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    for name in ("./tiny", "tiny/", tmp_path / "tiny"):
+        assert duotok.load(name).fingerprint == own.fingerprint
+    assert not caplog.records
+    assert duotok.load("tiny").fingerprint == tokenizer.fingerprint
+    assert "the folder of that name is ./tiny" in caplog.text
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(CheckpointError, match=r"a hub id owner/name; got './tiny'"):
+        duotok.load("./tiny")
+    with pytest.raises(TypeError, match=r"expected options out of cache_dir, .*; got dtype; leave it out"):
+        duotok.load("tiny", dtype="float16")
+
+
 def test_the_hub_mixin_saves_loads_and_pushes(tokenizer, tmp_path, monkeypatch):
     tokenizer.save_pretrained(tmp_path / "hub")
     assert duotok.DuoTok.from_pretrained(tmp_path / "hub").fingerprint == tokenizer.fingerprint

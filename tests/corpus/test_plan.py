@@ -144,6 +144,13 @@ def test_files_of_the_same_names_are_refused(tmp_path):
     assert len(collect([tmp_path])) == 2
 
 
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (6, 1), (40, 3), (5_000, 100)])
+def test_a_small_corpus_has_units_for_several_workers(tmp_path, count, size):
+    songs = [Song(str(i), f"{i}.wav", mixture_path=f"{i}.wav") for i in range(count)]
+    plan = make_plan(tmp_path / "run", songs, "f" * 64, "none")
+    assert plan.songs_per_unit == size and plan.num_units == -(-count // size)
+
+
 def test_other_mistakes(tmp_path):
     with pytest.raises(PlanError, match=r"expected an audio file, a folder or a .jsonl manifest; got nothing there"):
         collect([tmp_path / "none.wav"])
