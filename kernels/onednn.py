@@ -55,6 +55,7 @@ def packed(weight: Tensor) -> Tensor:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, add: Tensor | None = None) -> Tensor:
     """Multiply x (..., K) by weight (N, K), packed or not, transposed; bias (N,), GELU or `add` (..., N) in the same pass."""
     call = torch.ops.mkldnn._linear_pointwise
+    bias = bias if bias is None else bias.contiguous()  # read as if it were
     if add is not None:
         return call.binary(x, add, weight, bias, "add")
     return call(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")

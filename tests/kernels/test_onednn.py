@@ -52,6 +52,24 @@ def test_convolution(dtype, stride, relu, added):
 
 @needs_onednn
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("lay_out", [lambda b: torch.stack([b, b + 9], 1)[:, 0], lambda b: b[:1].expand(len(b))])
+def test_a_bias_may_lie_as_it_likes(dtype, lay_out):
+    bias = lay_out(normal(13, dtype=dtype))
+    assert_near(linear, normal(5, 24, dtype=dtype), normal(13, 24, dtype=dtype), bias)
+    assert_near(convolution, normal(2, 3, 19, 13, dtype=dtype), normal(13, 3, 3, 3, dtype=dtype), bias)
+
+
+@needs_onednn
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.detach()[:, :]])
+def test_a_convolution_of_the_residual_branch_leaves_it_alone(view):
+    x = normal(2, 8, 19, 13).contiguous(memory_format=torch.channels_last)
+    add, before = view(x), x.clone()
+    assert_near(convolution, x, normal(add.shape[1], 8, 3, 3), normal(add.shape[1]), 1, True, add)
+    assert torch.equal(x, before)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_attention(dtype, scale):
     q, k, v = (normal(2, 256, 3, 8, dtype=dtype) + shift for shift in (0, 0.1, 0.2))
