@@ -130,8 +130,18 @@ class SimVQ1D(nn.Module):
     def forward(
         self, z: Tensor, temp: float | None = None, rescale_logits: bool = False, return_logits: bool = False
     ) -> tuple[tuple[Tensor, Tensor, Tensor], LossBreakdown]:
-        """Quantize z (B, D, T); the further arguments exist for the original's callers and must keep their defaults."""
-        assert temp in (None, 1.0) and not rescale_logits and not return_logits, "only for Gumbel quantizers"
+        """Quantize z (B, D, T); the further arguments exist for the original's callers and must keep their defaults.
+
+        Raises:
+            ValueError: for a z of another shape, or another value of the further arguments.
+        """
+        if temp not in (None, 1.0) or rescale_logits or return_logits:
+            raise ValueError(
+                f"SimVQ1D: expected temp None or 1, rescale_logits and return_logits False; got {temp}, {rescale_logits} and "
+                f"{return_logits}; leave them out, only Gumbel quantizers use them"
+            )
+        if z.ndim != 3 or z.shape[1] != self.e_dim:
+            raise ValueError(f"SimVQ1D: expected z (B, {self.e_dim}, T); got {tuple(z.shape)}; bring channels second")
         rows = z.transpose(1, 2).reshape(-1, self.e_dim)
         table, linear = self.embedding.weight, self.embedding_proj
         indices = nearest_code(rows, linear(table).detach())
@@ -165,6 +175,7 @@ class RandomProjectionQuantizer(nn.Module):
             return F.cross_entropy(similarity.flatten(0, 2), indices.reshape(-1), ignore_index=-1)
         labels = [nearest_code(rows[:, :, head].flatten(0, 1), codes[head]) for head in range(self.num_codebooks)]
         out = torch.stack(labels, dim=-1).view(*x.shape[:2], self.num_codebooks)
+        out = out.masked_fill((rows == 0).all(-1), 0)  # all codes are alike to a silent frame: the first, as in the original
         return out[..., 0] if self.num_codebooks == 1 else out
 
 

@@ -66,6 +66,18 @@ def test_random_projection_quantizer_equals_vector_quantize_pytorch(heads, norm)
     torch.testing.assert_close(ours(x, indices=ours(x)), theirs(x, indices=theirs(x)))
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("norm", [False, True])
+def test_silent_frames_have_the_original_s_label(heads, norm):
+    torch.manual_seed(5)
+    options = {"dim": 32, "codebook_size": 200, "codebook_dim": 8, "num_codebooks": heads, "norm": norm}
+    theirs, ours = vqp.RandomProjectionQuantizer(**options), modules.RandomProjectionQuantizer(**options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 20, 32)
+    x[1, 5:9] = 0
+    assert torch.equal(ours(x), theirs(x))
+
+
 class AuthorsSimVQ1D(nn.Module):
     """The published definition (arXiv 2411.02038) for sequences, written out plainly."""
 
@@ -103,6 +115,11 @@ def test_simvq1d_is_the_authors_definition(legacy):
     assert modules.SimVQ1D(300, 16, sane_index_shape=True)(x)[0][2].shape == (2, 21)
     with pytest.raises(ValueError, match="expected remap None"):
         modules.SimVQ1D(300, 16, remap="codes.npy")
+    for wrong in (x.transpose(1, 2), x[0], torch.randn(2, 21, 16)):
+        with pytest.raises(ValueError, match=r"expected z \(B, 16, T\); got \(.*\); bring channels second"):
+            ours(wrong)
+    with pytest.raises(ValueError, match=r"expected temp None or 1, .*; got 0.5, False and False; leave them out"):
+        ours(x, temp=0.5)
 
 
 def test_gaussian_replacement_follows_manual_seed_and_training_mode():
