@@ -2,6 +2,7 @@
 
     why_not_triton(x, seed) -> None or, for example, "needs a CUDA tensor; got cpu"
     why_not_numba(x) -> None or, for example, "needs numba; it is not installed"
+    why_not_plain(x) -> None or, for example, "has no forward-mode derivative; got a tensor with a tangent"
 
 Triton and numba are found without being imported: a twin's module imports them when it first runs.
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def constant(function: Callable) -> Callable:
@@ -45,6 +47,25 @@ def installed(package: str) -> bool:
 _found: dict[str, bool] = {}
 
 
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """Say whether one of the tensors (of any shape; None is left out) carries a derivative of forward-mode differentiation."""
+    if forward_ad._current_level < 0 or torch.compiler.is_compiling():
+        return False
+    return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def why_not_plain(*tensors: Tensor | None) -> str | None:
+    """Say why code that reads memory itself cannot take these tensors (of any shape; None is left out); None if it can.
+
+    Such code knows nothing of what torch.func and forward-mode differentiation attach to a tensor, and would drop it.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    if any(tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
+        return "needs plain tensors; got one inside a transform of torch.func"
+    return "has no forward-mode derivative; got a tensor with a tangent" if has_tangent(*tensors) else None
+
+
 def why_not_triton(*tensors: Tensor | None) -> str | None:
     """Say why a Triton kernel cannot take these tensors (of any shape; None is left out); None if it can."""
     if not installed("triton"):
@@ -52,7 +73,7 @@ def why_not_triton(*tensors: Tensor | None) -> str | None:
     for tensor in tensors:
         if tensor is not None and tensor.device.type != "cuda" and not interpreting():
             return f"needs a CUDA tensor; got {tensor.device.type}"
-    return None
+    return why_not_plain(*tensors)
 
 
 def why_not_numba(*tensors: Tensor | None) -> str | None:
@@ -62,7 +83,7 @@ def why_not_numba(*tensors: Tensor | None) -> str | None:
     for tensor in tensors:
         if tensor is not None and tensor.device.type != "cpu":
             return f"needs a CPU tensor; got {tensor.device.type}"
-    return None
+    return why_not_plain(*tensors)
 
 
 def match_numba_threads() -> None:

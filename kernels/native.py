@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .available import constant
+from .available import constant, why_not_plain
 from .spectrum import Framing, centred
 
 ABI_VERSION = 2
@@ -81,7 +81,9 @@ def why_not_spectra(device: str, wave: Tensor, framing: Framing, power: float, *
         return f"needs n_fft to be a power of two from 256 to 4096; got {framing.n_fft}"
     if power not in (1, 2):
         return f"needs power 1 or 2; got {power}"
-    return None
+    if torch.jit.is_tracing():
+        return "needs to run, because a trace does not see it"
+    return why_not_plain(wave, *tables)
 
 
 def spectra(

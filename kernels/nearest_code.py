@@ -229,5 +229,5 @@ def _numba(z: Tensor, codebook: Tensor | PreparedCodebook, fast: bool = False) -
     _check(z, codebook)
     form = codebook.numba_form if isinstance(codebook, PreparedCodebook) else []
     # An operator's first call imports the compiler, a second and a half of every process.
-    search = _numba_op if torch.compiler.is_compiling() else _search_numba
+    search = _numba_op if torch.compiler.is_compiling() or torch.jit.is_tracing() else _search_numba
     return search(z.detach(), _codes(codebook), form)[0]

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .available import why_not_plain
+
 _packed: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def why_not_onednn(*tensors: Tensor | None) -> str | None:
     """Say why oneDNN cannot take these tensors (of any shape; None is left out); None if it can."""
     given = [tensor for tensor in tensors if tensor is not None]
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "needs to run eagerly, because packed weights cannot be traced"
     for tensor in given:
         if tensor.device.type != "cpu":
@@ -36,7 +38,7 @@ def why_not_onednn(*tensors: Tensor | None) -> str | None:
         return "needs a torch with oneDNN on an x86 CPU with AVX2"
     if given[0].dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "needs a CPU with AVX-512 for bfloat16"
-    return None
+    return why_not_plain(*given)
 
 
 def packed(weight: Tensor) -> Tensor:
