@@ -4,7 +4,9 @@
 
 What every backend returns: the lowest index among the codes of least distance sum_i (z_i - c_i)^2 in float64. A cheaper
 score may propose candidates, but only within a proven error bound, and the exact distance decides. A row with a NaN or an
-infinity has index 0; codes are finite. No buffer of N x K elements exists.
+infinity has index 0; codes are finite. No buffer of N x K elements exists. Backends agree wherever float64 tells distances
+apart: of codes that only its rounding or its range makes equally near (rows of 1e30 among codes of 1, numbers of 1e160), each
+may return another.
 
 The exact distance has one order of summation, so that not even a tie to the last bit depends on the backend: 64 sums,
 number l over columns l, l + 64, l + 128, ..., then folded in halves: s_l + s_(l + 32), + s_(l + 16), down to one. No product
