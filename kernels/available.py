@@ -9,6 +9,7 @@ Triton and numba are found without being imported: a twin's module imports them 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -64,6 +65,12 @@ def why_not_plain(*tensors: Tensor | None) -> str | None:
     if any(tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
         return "needs plain tensors; got one inside a transform of torch.func"
     return "has no forward-mode derivative; got a tensor with a tangent" if has_tangent(*tensors) else None
+
+
+def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Give a context in which autocast narrows nothing on the device; entering it is free where none is on."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
 
 
 def why_not_triton(*tensors: Tensor | None) -> str | None:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
+from .available import no_autocast
 from .nearest_code import nearest_code
 from .replace_noise import replace_noise
 from .simvq_loss import simvq_loss
@@ -88,7 +89,8 @@ class SimVQ(nn.Module):
         """Quantize x (B, ..., D), or (B, D, ...) if channel_first."""
         x = x.movedim(1, -1) if self.channel_first else x
         z = x.reshape(-1, x.shape[-1])
-        indices = nearest_code(z, self.codebook.detach())
+        with no_autocast(x.device):  # which would round the codes that are searched
+            indices = nearest_code(z, self.codebook.detach())
         out = simvq_loss(
             z, indices, self.frozen_codebook, self.code_transform.weight, self.code_transform.bias,
             self.input_to_quantize_commit_loss_weight, self.rotation_trick,
@@ -144,7 +146,8 @@ class SimVQ1D(nn.Module):
             raise ValueError(f"SimVQ1D: expected z (B, {self.e_dim}, T); got {tuple(z.shape)}; bring channels second")
         rows = z.transpose(1, 2).reshape(-1, self.e_dim)
         table, linear = self.embedding.weight, self.embedding_proj
-        indices = nearest_code(rows, linear(table).detach())
+        with no_autocast(z.device):  # which would round the codes that are searched
+            indices = nearest_code(rows, linear(table).detach())
         out = simvq_loss(rows, indices, table, linear.weight, linear.bias, 1.0)
         loss = out.commitment + self.beta * out.codebook if self.legacy else self.beta * out.commitment + out.codebook
         zero = torch.tensor(0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import vector_quantize_pytorch as vqp
-from duotok.kernels import modules
+from duotok.kernels import modules, use_backends
 from einops import rearrange
 from torch import nn
 
@@ -51,6 +51,28 @@ def test_simvq_takes_another_table_width_and_a_linear_transform():
         torch.testing.assert_close(mine, original, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"expected codebook_transform to be a torch.nn.Linear; got Sequential"):
         modules.SimVQ(8, 50, codebook_transform=nn.Sequential())
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("make", [lambda: modules.SimVQ(16, 500, channel_first=True), lambda: modules.SimVQ1D(500, 16)])
+def test_autocast_changes_neither_codes_nor_losses(make, backend):
+    torch.manual_seed(6)
+    module, x = make(), torch.randn(2, 16, 50)
+
+    def results() -> tuple[torch.Tensor, ...]:
+        z = x.clone().requires_grad_()
+        module.zero_grad()
+        out = module(z)
+        quantized, indices, loss = out if isinstance(module, modules.SimVQ) else (*out[0][::2], out[1].commitment)
+        (loss + quantized.square().sum()).backward()
+        return quantized, indices, loss, z.grad, *(p.grad for p in module.parameters() if p.requires_grad)
+
+    with use_backends(backend):
+        expected = results()
+        with torch.autocast("cpu", torch.bfloat16):
+            got = results()
+    for narrow, wide in zip(got, expected, strict=True):
+        assert torch.equal(narrow, wide)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
