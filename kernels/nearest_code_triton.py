@@ -343,7 +343,7 @@ def _decide(
                     exact = _exact(z_ptr, codes_ptr + one * width, stride_column, width)
                     winner = tl.where(exact < least, one, winner)  # codes come in order: an equal one has a higher index
                     least = tl.minimum(least, exact)
-    if FAST:
+    if FAST:  # noqa: SIM102 - decided when it is compiled
         if scale == 0:  # out of fp16's range: no score says anything
             for code in range(0, size):
                 exact = _exact(z_ptr, codes_ptr, stride_column, width)
