@@ -2,6 +2,7 @@
 
     why_not_triton(x, seed) -> None or, for example, "needs a CUDA tensor; got cpu"
     why_not_numba(x) -> None or, for example, "needs numba; it is not installed"
+    why_not_numba_threads(x) -> None or, in a forked process, "needs numba's threads, ..."
     why_not_plain(x) -> None or, for example, "has no forward-mode derivative; got a tensor with a tangent"
 
 Triton and numba are found without being imported: a twin's module imports them when it first runs.
@@ -93,14 +94,34 @@ def why_not_numba(*tensors: Tensor | None) -> str | None:
     return why_not_plain(*tensors)
 
 
+def why_not_numba_threads(*tensors: Tensor | None) -> str | None:
+    """Say why a numba function that shares its work among threads cannot take these tensors (of any shape); None if it can."""
+    if _left_threads_behind:
+        return "needs numba's threads, which this process was forked away from; start it by spawn or forkserver"
+    return why_not_numba(*tensors)
+
+
+_launched = _left_threads_behind = False
+
+
+def _after_fork() -> None:
+    global _left_threads_behind
+    _left_threads_behind = _launched
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def match_numba_threads() -> None:
     """Let numba's next launch use as many threads as torch does.
 
     Both may stand on one OpenMP, whose number numba sets to that of all cores when its pool starts: torch's is set back.
     """
+    global _launched
     import numba
 
-    threads = torch.get_num_threads()
+    _launched, threads = True, torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .available import why_not_numba, why_not_triton
+from .available import why_not_numba_threads, why_not_triton
 from .dispatch import Op
 
 # Widest row that a program of 16 warps holds in registers.
@@ -183,7 +183,7 @@ def _why_not_modulate_cpu(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 
     for tensor in (x, shift, scale):
         if tensor.dtype != torch.float32:
             return f"needs float32; got {tensor.dtype}"
-    return why_not_numba(x, shift, scale)
+    return why_not_numba_threads(x, shift, scale)
 
 
 @modulate.register("numba", unless=_why_not_modulate_cpu)

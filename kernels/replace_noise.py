@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .available import why_not_numba, why_not_triton
+from .available import why_not_numba_threads, why_not_triton
 from .dispatch import Op
 from .philox import normal, philox
 
@@ -150,7 +150,7 @@ def _why_not_cpu(
 ) -> str | None:
     if x.dtype not in (torch.float32, torch.float64):
         return f"needs float32 or float64; got {x.dtype}"
-    return why_not_numba(x, seed)
+    return why_not_numba_threads(x, seed)
 
 
 @replace_noise.register("numba", unless=_why_not_cpu)

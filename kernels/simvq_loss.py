@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .available import no_autocast, why_not_numba, why_not_triton
+from .available import no_autocast, why_not_numba_threads, why_not_triton
 from .dispatch import Op
 
 _MAX_WIDTH = 4096
@@ -225,7 +225,7 @@ def _why_not_cpu(
 ) -> str | None:
     if z.dtype != torch.float32:
         return f"needs float32; got {z.dtype}"
-    return why_not_numba(z, indices, table, weight, bias)
+    return why_not_numba_threads(z, indices, table, weight, bias)
 
 
 @simvq_loss.register("numba", unless=_why_not_cpu)
