@@ -1,4 +1,4 @@
-"""What a twin of an op needs in order to run at all, said in sentences.
+"""What a twin of an op needs in order to run at all, said in sentences, and what the numba twins are compiled and started with.
 
     why_not_triton(x, seed) -> None or, for example, "needs a CUDA tensor; got cpu"
     why_not_numba(x) -> None or, for example, "needs numba; it is not installed"
@@ -11,6 +11,7 @@ Triton and numba are found without being imported: a twin's module imports them 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -125,3 +126,22 @@ def match_numba_threads() -> None:
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+def jit(function: Callable | None = None, **options: object) -> Callable:
+    """Do what `numba.njit` does, without the interpreter's lock; keep what was compiled on disk where there is a place for it.
+
+    Args:
+        function: to compile; None gives a decorator.
+        options: of `numba.njit`.
+    """
+    import numba
+
+    if function is None:
+        return functools.partial(jit, **options)
+    try:
+        return numba.njit(function, nogil=True, cache=True, **options)
+    except RuntimeError as error:  # neither the package's folder nor the user's can be written to
+        if "no locator available" not in str(error):
+            raise
+        return numba.njit(function, nogil=True, **options)

@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .numba_jit import jit
+from .available import jit
 
 _BLOCK = 256  # codes whose maximum is taken together
 _STRIP = 32  # codes of a block whose maximum is taken together when the block may hold the winner

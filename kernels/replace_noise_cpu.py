@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .available import match_numba_threads
-from .numba_jit import jit
+from .available import jit, match_numba_threads
 from .philox import COSINE, LOG, SINE
 from .replace_noise import library_op, threshold
 

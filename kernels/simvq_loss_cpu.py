@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .available import match_numba_threads
-from .numba_jit import jit
+from .available import jit, match_numba_threads
 from .simvq_loss import library_op
 
 # Sums may be reordered to vectorise: always alike, as a row's length alone decides how.

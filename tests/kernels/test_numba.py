@@ -8,19 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from duotok.kernels.available import jit
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs numba; it is not installed")
 
 
-@pytest.fixture
-def jit():
-    from duotok.kernels.numba_jit import jit
-
-    return jit
-
-
 @pytest.mark.parametrize("places", [True, False])
-def test_a_function_is_compiled_where_nothing_can_be_kept(jit, monkeypatch, places):
+def test_a_function_is_compiled_where_nothing_can_be_kept(monkeypatch, places):
     from numba.core.caching import CacheImpl
 
     if not places:
@@ -39,7 +33,7 @@ def test_a_function_is_compiled_where_nothing_can_be_kept(jit, monkeypatch, plac
     assert (fourfold.stats.cache_path is not None) == places
 
 
-def test_other_errors_of_numba_are_not_hidden(jit, monkeypatch):
+def test_other_errors_of_numba_are_not_hidden(monkeypatch):
     from numba.core.dispatcher import Dispatcher
 
     def fail(self):
