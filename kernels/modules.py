@@ -1,5 +1,8 @@
 """Drop-in modules: the classes people import today, with the same constructors, state_dict keys and results, over our ops.
 
+What an option of the original lacks here is said in the class's docstring, and refused. `Attention` and `GaussianReplacement`
+have constructors of their own.
+
     from duotok.kernels.modules import SimVQ, RandomProjectionQuantizer     # for vector_quantize_pytorch's
     from duotok.kernels.modules import SimVQ1D                              # for the SimVQ authors'
     from duotok.kernels.modules import MelSpectrogram, ChromaSpectrogram    # for torchaudio's, see spectrum_modules.py
@@ -97,6 +100,7 @@ class SimVQ(nn.Module):
         )  # fmt: skip
         quantized = out.quantized.view(x.shape)
         loss = (out.codebook + out.commitment) * self.commitment_weight
+        loss = loss.to(torch.promote_types(x.dtype, self.frozen_codebook.dtype))
         return quantized.movedim(-1, 1) if self.channel_first else quantized, indices.view(x.shape[:-1]), loss
 
 
@@ -150,18 +154,52 @@ class SimVQ1D(nn.Module):
             indices = nearest_code(rows, linear(table).detach())
         out = simvq_loss(rows, indices, table, linear.weight, linear.bias, 1.0)
         loss = out.commitment + self.beta * out.codebook if self.legacy else self.beta * out.commitment + out.codebook
-        zero = torch.tensor(0.0)
+        loss, zero = loss.to(torch.promote_types(z.dtype, table.dtype)), torch.tensor(0.0)
         quantized = out.quantized.view(len(z), -1, self.e_dim).transpose(1, 2).contiguous()
         shaped = indices.view(len(z), -1) if self.sane_index_shape else indices
         return (quantized, zero, shaped), LossBreakdown(zero, zero, loss, zero)
 
+    def get_codebook_entry(self, indices: Tensor, shape: tuple[int, int, int] | None = None) -> Tensor:
+        """Look up the codes that z is quantized to; the original gives those of its frozen table, before the learned map.
+
+        Args:
+            indices: of any shape, (...).
+            shape: (B, T, D) of the answer before channels are brought second; None for none.
+
+        Returns:
+            (..., D), or (B, D, T) with `shape`.
+        """
+        codes = self.embedding_proj(self.embedding(indices))
+        return codes if shape is None else codes.view(shape).transpose(1, 2).contiguous()
+
 
 class RandomProjectionQuantizer(nn.Module):
-    """`vector_quantize_pytorch.RandomProjectionQuantizer` (BEST-RQ): labels (B, N), or (B, N, heads), of x (B, N, dim)."""
+    """`vector_quantize_pytorch.RandomProjectionQuantizer` (BEST-RQ): labels (B, N), or (B, N, heads), of x (B, N, dim).
 
-    def __init__(self, *, dim: int, codebook_size: int, codebook_dim: int, num_codebooks: int = 1, norm: bool = True) -> None:
-        """Draw the frozen projection (Xavier normal) and the codes on the unit sphere."""
+    The original hands further arguments to its VectorQuantize; those named in the constructor are all that are supported.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        codebook_size: int,
+        codebook_dim: int,
+        num_codebooks: int = 1,
+        norm: bool = True,
+        **unsupported: object,
+    ) -> None:
+        """Draw the frozen projection (Xavier normal) and the codes on the unit sphere.
+
+        Raises:
+            ValueError: for any other argument.
+        """
         super().__init__()
+        if unsupported:
+            raise ValueError(
+                "RandomProjectionQuantizer: expected dim, codebook_size, codebook_dim, num_codebooks and norm; got "
+                f"{', '.join(unsupported)}; leave it out, or use vector_quantize_pytorch.RandomProjectionQuantizer"
+            )
         self.num_codebooks = num_codebooks
         projections = torch.empty(num_codebooks, dim, codebook_dim)
         self.register_buffer("rand_projs", nn.init.xavier_normal_(projections))
@@ -219,16 +257,27 @@ class GaussianReplacement(nn.Module):
 class Attention(nn.Module):
     """Bidirectional multi-head self-attention with the parameters of `torch.nn.MultiheadAttention(batch_first=True)`.
 
-    Takes lengths instead of a padding mask; there is no dropout.
+    Its state_dict and results are that class's, its arguments its own: it takes lengths instead of a padding mask, and there is
+    no dropout.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True) -> None:
-        """Make the projections; state_dict keys are those of `torch.nn.MultiheadAttention`."""
+    def __init__(self, embed_dim: int, num_heads: int, *, bias: bool = True) -> None:
+        """Make the projections; state_dict keys are those of `torch.nn.MultiheadAttention`.
+
+        Raises:
+            ValueError: if the heads do not divide the width.
+        """
         super().__init__()
+        if num_heads < 1 or embed_dim % num_heads:
+            raise ValueError(
+                f"Attention: expected num_heads to divide embed_dim; got {num_heads} and {embed_dim}; change one of them"
+            )
         self.embed_dim, self.num_heads = embed_dim, num_heads
         self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * embed_dim, embed_dim)))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim)) if bias else None
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+        if bias:
+            nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Attend within x (B, T, D), up to `lengths` (B,)."""

@@ -165,3 +165,37 @@ def test_attention_equals_multihead_attention_with_a_padding_mask():
     got = ours(x, lengths)
     torch.testing.assert_close(got[~padding], expected[~padding], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_starts_like_the_original_and_takes_no_dropout():
+    ours, theirs = modules.Attention(24, 4), nn.MultiheadAttention(24, 4, batch_first=True)
+    for name, parameter in theirs.named_parameters():
+        mine = ours.get_parameter(name)
+        torch.testing.assert_close(mine.std(), parameter.std(), rtol=0.2, atol=0)
+        assert mine.any() == parameter.any(), f"{name} starts at zero in both, or in none"
+    with pytest.raises(TypeError, match="positional"):
+        modules.Attention(24, 4, 0.1)
+    with pytest.raises(ValueError, match="expected num_heads to divide embed_dim; got 4 and 25; change one of them"):
+        modules.Attention(25, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_losses_have_the_module_s_dtype(dtype):
+    torch.manual_seed(7)
+    x = torch.randn(2, 16, 9, dtype=dtype)
+    theirs, ours = (library.SimVQ(16, 50, channel_first=True).to(dtype) for library in (vqp, modules))
+    assert ours(x)[2].dtype == theirs(x)[2].dtype == dtype
+    assert modules.SimVQ1D(50, 16).to(dtype)(x)[1].commitment.dtype == dtype
+
+
+def test_simvq1d_looks_up_what_it_quantizes_to():
+    torch.manual_seed(8)
+    module, x = modules.SimVQ1D(50, 16, sane_index_shape=True), torch.randn(2, 16, 9)
+    quantized, _, indices = module(x)[0]
+    torch.testing.assert_close(module.get_codebook_entry(indices), quantized.transpose(1, 2))
+    torch.testing.assert_close(module.get_codebook_entry(indices.flatten(), (2, 9, 16)), quantized)
+
+
+def test_options_of_the_original_s_vector_quantizer_are_refused():
+    with pytest.raises(ValueError, match=r"expected dim, .* and norm; got kmeans_init, decay; leave it out, or use"):
+        modules.RandomProjectionQuantizer(dim=32, codebook_size=20, codebook_dim=8, kmeans_init=True, decay=0.9)
