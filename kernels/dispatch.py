@@ -95,6 +95,10 @@ class Op:
                 return backend.function(*args, **kwargs)
         return self.reference(*args, **kwargs)
 
+    def __reduce__(self) -> str:
+        """Let pickle and copy find the op by its name: an op is one object of its module."""
+        return self.__qualname__
+
     def _refuse(self, args: tuple, kwargs: dict[str, Any]) -> None:
         """Raise ValueError for arguments that no backend takes."""
         refuse_arrays(self.name, *args, *kwargs.values())
@@ -166,10 +170,12 @@ class Op:
 
 
 def refuse_arrays(name: str, *values: object) -> None:
-    """Raise ValueError if one of the values given to `name` is a numpy array."""
+    """Raise ValueError if one of the values given to `name` is a numpy array, a list or a tuple."""
     for value in values:
         if isinstance(value, np.ndarray):
             raise ValueError(f"{name}: expected tensors; got a numpy array {value.shape}; wrap it in torch.from_numpy")
+        if isinstance(value, list | tuple):
+            raise ValueError(f"{name}: expected tensors; got a {type(value).__name__}; wrap it in torch.tensor")
 
 
 def _parameters(function: Callable) -> list[tuple[str, object]]:

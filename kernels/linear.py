@@ -52,7 +52,7 @@ def _why_not(
 ) -> str | None:
     if gelu and add is not None:
         return "does GELU or the addition in the product's pass, not both"
-    return why_not_onednn(x, weight, bias, add) if x.numel() else "needs rows; got none"
+    return why_not_onednn(x, weight, bias, add) if x.numel() and weight.numel() else "needs rows on both sides; got none"
 
 
 @linear.register("onednn", unless=_why_not)

@@ -140,6 +140,11 @@ def test_gradients_autocast_and_short_clips_go_elsewhere():
     assert "not both" in linear.explain(x, weight.detach(), None, True, normal(5, 13))["onednn"]
 
 
+def test_nothing_in_or_out():
+    assert linear(normal(5, 24), normal(0, 24)).shape == (5, 0) and linear(normal(5, 0), normal(13, 0)).shape == (5, 13)
+    assert convolution(normal(0, 3, 9, 9), normal(4, 3, 3, 3), normal(4)).shape == (0, 4, 9, 9)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
