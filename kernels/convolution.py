@@ -27,7 +27,7 @@ def convolution(
         weight: (C', C, k, k), k odd.
         bias: (C',).
         stride: of both axes.
-        relu: whether to clamp at 0.
+        relu: whether to clamp at 0; whether NaN stays NaN depends on the backend: oneDNN makes 0 of it.
         add: (B, C', T', F'), the residual branch, whose memory may become the result's unless it is x's; None for none.
 
     Returns:

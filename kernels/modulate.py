@@ -34,7 +34,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tens
         eps: added to the variance.
 
     Returns:
-        Like x; statistics in float32 (float64 for float64 input).
+        Like x; statistics in float32 (float64 for float64 input). Twins have no second derivative; the reference has.
 
     Raises:
         ValueError: if shapes do not fit, x is not floating, or devices differ.
@@ -53,7 +53,7 @@ def gated_residual(residual: Tensor, x: Tensor, gate: Tensor) -> Tensor:
         gate: (B, D).
 
     Returns:
-        Like residual, computed in float32 (float64 for float64 input).
+        Like residual, computed in float32 (float64 for float64 input). The Triton twin has no second derivative.
 
     Raises:
         ValueError: if shapes do not fit, residual is not floating, or devices differ.

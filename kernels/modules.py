@@ -44,7 +44,8 @@ LossBreakdown = namedtuple("LossBreakdown", ["per_sample_entropy", "codebook_ent
 class SimVQ(nn.Module):
     """`vector_quantize_pytorch.SimVQ`: quantized (B, ..., D), indices (B, ...) and the loss, from x (B, ..., D).
 
-    With `codebook_transform` it takes a `torch.nn.Linear` only: other maps have no fused loss.
+    With `codebook_transform` it takes a `torch.nn.Linear` only: other maps have no fused loss. For second derivatives, run it
+    within `use_backends("reference")`.
     """
 
     def __init__(

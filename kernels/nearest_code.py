@@ -108,6 +108,9 @@ def prepare(codebook: Tensor) -> PreparedCodebook:
 def nearest_code(z: Tensor, codebook: Tensor | PreparedCodebook, fast: bool = False) -> Tensor:
     """Find the nearest code of every row.
 
+    Threads that start during a search on a CPU have one torch thread each, until they call torch.set_num_threads: a search
+    holds back those of its own thread, whose number is the default of new ones.
+
     Args:
         z: (N, D) of any floating dtype; no gradient flows.
         codebook: (K, D), or what `prepare` made of it.

@@ -266,11 +266,8 @@ def _exact(z_ptr, code_ptr, stride_column, width):
         z = tl.load(z_ptr + column.to(tl.int64) * stride_column, mask=column < width, other=0.0).to(tl.float32).to(tl.float64)
         difference = z - tl.load(code_ptr + column, mask=column < width, other=0.0).to(tl.float64)
         sums += difference * difference
-    sums = tl.sum(tl.reshape(sums, (2, 32)), 0)
-    sums = tl.sum(tl.reshape(sums, (2, 16)), 0)
-    sums = tl.sum(tl.reshape(sums, (2, 8)), 0)
-    sums = tl.sum(tl.reshape(sums, (2, 4)), 0)
-    sums = tl.sum(tl.reshape(sums, (2, 2)), 0)
+    for fold in tl.static_range(5):
+        sums = tl.sum(tl.reshape(sums, (2, 32 >> fold)), 0)
     return tl.sum(sums, 0)
 
 
@@ -360,8 +357,7 @@ def ahead_of_time() -> list[Compilable]:
     rows, size = 65_536, 32_768
     compilables = []
     for capability in (80, 90, 100):
-        for width in (64, 128, 256, 512):
-            compilables.append(_coarse_compilable(rows, size, width, capability))
+        compilables += [_coarse_compilable(rows, size, width, capability) for width in (64, 128, 256, 512)]
         compilables.append(_decide_compilable(rows, size, 128, capability))
     return compilables
 
@@ -388,15 +384,12 @@ def _coarse_compilable(rows: int, size: int, width: int, capability: int) -> Com
 def _decide_compilable(rows: int, size: int, width: int, capability: int) -> Compilable:
     blocks = plan(width, capability)
     floats = ("z_ptr", "codes_ptr", "best_ptr", "peak_ptr", "scale_ptr", "length_ptr")
-    halves = ("rows_ptr", "tiles_ptr", "norms_ptr")
-    integers = ("stride_row", "stride_column", "width", "size", "groups")
     return Compilable(
-        name=f"decide d={width}",
-        op="nearest_code",
-        kernel=_decide,
+        name=f"decide d={width}", op="nearest_code", kernel=_decide,
         signature={
-            **dict.fromkeys(floats, "*fp32"), **dict.fromkeys(halves, "*fp16"),
-            "index_ptr": "*i64", "examined_ptr": "*i32", **dict.fromkeys(integers, "i32"),
+            **dict.fromkeys(floats, "*fp32"), **dict.fromkeys(("rows_ptr", "tiles_ptr", "norms_ptr"), "*fp16"),
+            "index_ptr": "*i64", "examined_ptr": "*i32",
+            **dict.fromkeys(("stride_row", "stride_column", "width", "size", "groups"), "i32"),
         },
         constexprs={"P": blocks.columns, "DEPTH": blocks.depth, "GROUP": blocks.group, "QUAD": blocks.quad, "FAST": False},
         num_warps=blocks.decide_warps, num_stages=3,

@@ -42,7 +42,10 @@ def why_not_onednn(*tensors: Tensor | None) -> str | None:
 
 
 def packed(weight: Tensor) -> Tensor:
-    """Bring a weight (N, K) into oneDNN's layout, once: again only after it was moved or written to."""
+    """Bring a weight (N, K) into oneDNN's layout, once: again only after it was moved or written to.
+
+    Writes through `.data` or numpy are not counted by torch: `weight.mul_(1)` under torch.no_grad() makes them known.
+    """
     if weight.is_inference():  # such tensors do not count their changes
         return weight
     state = (weight.data_ptr(), weight._version, weight.dtype)

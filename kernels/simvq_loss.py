@@ -64,7 +64,8 @@ def simvq_loss(
             passing it straight through (Fifty et al., arXiv 2410.06424).
 
     Returns:
-        `SimVQOutput`. Losses are computed in float32, under autocast too; the quantized rows have z's dtype.
+        `SimVQOutput`. Losses are computed in float32, under autocast too; the quantized rows have z's dtype. Twins have no
+        second derivative; the reference has.
 
     Raises:
         ValueError: if shapes, dtypes or devices do not fit.

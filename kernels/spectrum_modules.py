@@ -5,7 +5,7 @@
 `MelSpectrogram` is torchaudio.transforms', `ChromaSpectrogram` torchaudio.prototype.transforms' (torchaudio 2.1 to 2.8). Both
 take int16, too, and clips shorter than a window, and refuse what the originals have besides: a complex spectrum (power None), a
 pad_mode replicate or circular, bands without width. Windows and banks are buffers: loaded, moved or written to, they are used
-as they are.
+as they are, save after writes through `.data` or numpy, which torch does not count: `buffer.mul_(1)` makes those known.
 """
 
 from __future__ import annotations

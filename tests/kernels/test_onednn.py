@@ -77,7 +77,7 @@ def test_attention(dtype, scale):
 
 
 @needs_onednn
-@pytest.mark.parametrize("change", ["in place", "moved", "another dtype"])
+@pytest.mark.parametrize("change", ["in place", "moved", "another dtype", "numpy"])
 def test_a_changed_weight_is_packed_again(change):
     layer, x = torch.nn.Linear(24, 13).requires_grad_(False), normal(5, 24)
     linear(x, layer.weight, layer.bias)
@@ -85,6 +85,9 @@ def test_a_changed_weight_is_packed_again(change):
         layer.weight.mul_(2)
     elif change == "moved":
         layer.weight.data = layer.weight.data * 3
+    elif change == "numpy":
+        layer.weight.numpy()[:] *= 2
+        layer.weight.mul_(1)  # as the docstring says
     else:
         layer, x = layer.bfloat16(), x.bfloat16()
     assert_near(linear, x, layer.weight, layer.bias)
