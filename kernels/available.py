@@ -64,7 +64,8 @@ def why_not_plain(*tensors: Tensor | None) -> str | None:
     """
     if torch.compiler.is_compiling():
         return None
-    if any(tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
+    inside = torch._C._functorch.peek_interpreter_stack() is not None  # asked first, as tensors outside need no look
+    if inside and any(t is not None and torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors):
         return "needs plain tensors; got one inside a transform of torch.func"
     return "has no forward-mode derivative; got a tensor with a tangent" if has_tangent(*tensors) else None
 

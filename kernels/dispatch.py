@@ -56,6 +56,7 @@ def _from_environment() -> frozenset[str] | None:
 
 
 _allowed = _from_environment()
+_ARRAYS = (np.ndarray, list, tuple)
 
 
 @contextlib.contextmanager
@@ -172,10 +173,10 @@ class Op:
 def refuse_arrays(name: str, *values: object) -> None:
     """Raise ValueError if one of the values given to `name` is a numpy array, a list or a tuple."""
     for value in values:
-        if isinstance(value, np.ndarray):
-            raise ValueError(f"{name}: expected tensors; got a numpy array {value.shape}; wrap it in torch.from_numpy")
-        if isinstance(value, list | tuple):
-            raise ValueError(f"{name}: expected tensors; got a {type(value).__name__}; wrap it in torch.tensor")
+        if isinstance(value, _ARRAYS):
+            array = isinstance(value, np.ndarray)
+            got, remedy = (f"numpy array {value.shape}", "from_numpy") if array else (type(value).__name__, "tensor")
+            raise ValueError(f"{name}: expected tensors; got a {got}; wrap it in torch.{remedy}")
 
 
 def _parameters(function: Callable) -> list[tuple[str, object]]:

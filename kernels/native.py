@@ -73,6 +73,8 @@ def why_not_spectra(device: str, wave: Tensor, framing: Framing, power: float, *
         return f"needs a {device.upper()} tensor; got {wave.device.type}"
     if why_not(device) is not None:
         return why_not(device)
+    if device == "cuda" and (capability := torch.cuda.get_device_capability(wave.device)) < (8, 0):
+        return f"needs an architecture of sm_80 or later; got sm_{capability[0]}{capability[1]}"
     if wave.dtype not in _SAMPLE_TYPES:
         return f"needs float32 or int16 samples; got {wave.dtype}"
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (wave, *tables)):

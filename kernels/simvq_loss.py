@@ -56,7 +56,7 @@ def simvq_loss(
 
     Args:
         z: (N, D) inputs of the quantizer.
-        indices: (N,) int64, the nearest codes.
+        indices: (N,) int64, the nearest codes, each below K, which the Triton twin does not check: it would wait for the GPU.
         table: (K, C) frozen table; it gets no gradient. C is D as a rule.
         weight, bias: (D, C) and (D,) of the learned map, as in `torch.nn.Linear`; bias may be None.
         beta: weight of the commitment loss; 0.25 in the SimVQ release.
