@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .chroma import pitch_filter_bank
 from .filter_spectrum import filter_spectrum
 from .log_mel import MelSpec, mel_filter_bank
-from .spectrum import Framing, power_spectrum
+from .spectrum import Framing, check_wave, power_spectrum
 
 Normalized = bool | Literal["window", "frame_length"]
 
@@ -168,6 +168,7 @@ class _Spectrogram(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the spectrum (..., n_fft // 2 + 1, T) of a waveform (..., S)."""
         wave = self._readied(waveform)
+        check_wave("Spectrogram", wave, None)
         out = power_spectrum(wave, self.framing, self.power, window=self.window).mT
         return out.reshape(*waveform.shape[:-1], *out.shape[1:])
 
@@ -181,10 +182,10 @@ class _Spectrogram(nn.Module):
         """Bring a waveform (..., S) to (B, S), padded, of the wider dtype of it and the window, and normalized."""
         wave = F.pad(waveform.reshape(-1, waveform.shape[-1]), (self.pad, self.pad))
         dtype = torch.promote_types(wave.dtype, self.window.dtype)
-        if wave.dtype != torch.int16:
+        if wave.is_floating_point():
             wave = wave.to(dtype)
-        elif self.normalized or dtype == torch.float64:
+        elif wave.dtype == torch.int16 and (self.normalized or dtype == torch.float64):
             wave = wave.to(torch.promote_types(dtype, torch.float32)) / 32768
-        if self.normalized:
+        if self.normalized and wave.is_floating_point():  # what is neither is refused as it came
             wave = wave * (self.n_fft**-0.5 if self.normalized == "frame_length" else self.window.square().sum().rsqrt())
         return wave

@@ -207,6 +207,13 @@ def test_a_float64_module_of_int16_samples(make):
     torch.testing.assert_close(make().double()(samples), make().double()(samples.double() / 32768))
 
 
+@pytest.mark.parametrize("make", MODULES)
+def test_other_integers_are_refused(make):
+    for function in (make(), make().spectrogram):
+        with pytest.raises(ValueError, match="expected a wave of floats or int16; got torch.int32; convert the wave"):
+            function(pcm(2, 4000).int())
+
+
 @pytest.mark.parametrize("n_fft", [400, 512])
 def test_no_clips_have_no_spectra(n_fft):
     assert MelSpectrogram(n_fft=n_fft, n_mels=20)(noise(0, 4000)).shape == (0, 20, 4000 // (n_fft // 2) + 1)
