@@ -9,6 +9,10 @@ from duotok.kernels.modules import ChromaSpectrogram, MelSpectrogram
 from signals import noise
 from torch.autograd import forward_ad
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.*", "ignore:There is a performance drop", "ignore::torch.jit.TracerWarning"
+)
+
 DIFFERENTIABLE = [name for name in OPS if name != "nearest_code"]
 
 
@@ -76,7 +80,6 @@ def test_reasons():
         lambda wave: nearest_code(wave.view(-1, 8), torch.eye(8)),
     ],
 )
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*")
 def test_a_trace_computes_what_was_traced(function):
     wave, other = noise(2, 4000), noise(2, 4000).flip(1)
     traced = torch.jit.trace(function, wave, check_trace=False)
