@@ -130,11 +130,12 @@ def libraries() -> list[Extension]:
     build = os.environ.get("DUOTOK_BUILD", "auto")
     if build not in ("auto", "cpu", "none"):
         raise SystemExit(f"DUOTOK_BUILD: expected auto, cpu or none; got {build!r}; unset it")
-    headers = [str(header) for header in Path("csrc").glob("*.h")]
+    # All of it, so that a source distribution has it, made without nvcc too.
+    everything = [str(file) for file in sorted(Path("csrc").iterdir())]
 
     def library(name: str, *sources: str) -> Extension:
         files = [f"csrc/{source}" for source in sources]
-        return Extension(f"duotok.kernels.{name}", sources=files, depends=headers, language="c++", optional=True)
+        return Extension(f"duotok.kernels.{name}", sources=files, depends=everything, language="c++", optional=True)
 
     cpu = library("_native", "native.cpp", "arguments.cpp", "fft_tables.cpp", "mel_chroma_cpu.cpp")
     cuda = library("_native_cuda", "mel_chroma_cuda.cu", "arguments.cpp", "fft_tables.cpp", "cuda_call.cpp")

@@ -45,19 +45,22 @@ _FRONT = "no benchmark here breaks down what the rest is spent on"
 BARS = (
     *(
         Bar(
-            f"`nearest_code`, d = {width}, against faiss IndexFlatL2", bar, CPU,
+            f"`nearest_code` of a prepared codebook, d = {width}, against faiss IndexFlatL2", bar, CPU,
             (f"bench_search[{width}]", "faiss_over_ours"), main=width == 128,
         )
         for width, bar in ((64, 2.5), (128, 2.5), (256, 1.6), (512, 1.6))
     ),
     *(
         Bar(
-            f"`nearest_code`, d = {width}, against torch.cdist", 3, CPU,
+            f"`nearest_code` of a prepared codebook, d = {width}, against torch.cdist", 3, CPU,
             (f"bench_search[{width}]", "cdist_over_ours"), main=width == 128,
         )
         for width in (64, 128, 256, 512)
     ),
-    Bar("`nearest_code`, d = 512, memory beyond its input", 64, CPU, ("bench_search[512]", "peak_extra_mb"), "MB", True),
+    Bar(
+        "`nearest_code`, d = 512, memory beyond its input and the prepared codebook", 64, CPU,
+        ("bench_search[512]", "peak_extra_mb"), "MB", True,
+    ),
     Bar(
         "`replace_noise`, forward, against eager torch", 3, CPU,
         ("bench_replace_noise[forward-frames]", "eager_over_ours"), main=True,

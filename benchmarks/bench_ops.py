@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from duotok.kernels import OPS, Op, examples, nearest_code, prepare
+from duotok.kernels import OPS, Op, SimVQOutput, examples, nearest_code, prepare
 
 CASES = [(name, backend) for name, op in OPS.items() for backend in op.backends]
 BACKWARD = ("replace_noise", "simvq_loss", "attention", "modulate", "gated_residual", "linear", "convolution")
@@ -41,6 +41,13 @@ def whole(call: Callable, arguments: tuple) -> Callable[[], object]:
     return both if wanted else lambda: call(*arguments)
 
 
+def assert_same(got: object, expected: object) -> None:
+    """Compare what two implementations gave: tensors, tuples of them, or all of a SimVQOutput."""
+    if isinstance(got, SimVQOutput):
+        got, expected = vars(got), vars(expected)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-2)
+
+
 def bytes_and_flops(name: str, arguments: tuple, out: object) -> tuple[int, float]:
     """The least traffic, every tensor once, and the arithmetic of ops that are products."""
     tensors = [t for t in (*arguments, out) if isinstance(t, torch.Tensor)]
@@ -66,8 +73,7 @@ def bench_op(record, name, backend, size, backward):
     if reason:
         pytest.skip(f"{backend} {reason}")
     expected, got = whole(op.reference, arguments)(), whole(partial(op.run, backend), arguments)()
-    if isinstance(got, torch.Tensor | tuple):
-        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-2)
+    assert_same(got, expected)
     group = f"{name}, {size}, {'forward and backward' if backward else 'forward'}"
     rates = (0, 0.0) if backward else bytes_and_flops(name, arguments, expected)
     record(group, {"ours": whole(partial(op.run, backend), arguments)}, *rates)
@@ -81,8 +87,7 @@ def bench_compiled(record, name, backward):
     op, arguments = OPS[name], inputs_of(name, "real", backward)
     ours, compiled = whole(op, arguments), whole(torch.compile(op.reference), arguments)
     got, expected = ours(), compiled()
-    if isinstance(got, torch.Tensor | tuple):
-        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-2)
+    assert_same(got, expected)
     record(f"{name}, real, {'forward and backward' if backward else 'forward'}", {"ours": ours, "compiled": compiled})
 
 

@@ -40,7 +40,10 @@ def tracks() -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("seconds", "songs"), [(30, 1), (120, 1), pytest.param(480, 1, marks=pytest.mark.slow), (30, 4)])
 def bench_encode(benchmark, record, tokenizer, seconds, songs):
-    """`DuoTok.encode` on waves in memory, by length of a song and by number of songs: time grows with both, memory does not."""
+    """`DuoTok.encode` on waves in memory, by length of a song and by number of songs: time grows with both, memory does not.
+
+    A song's codes are checked against those of the song alone; whether those are right is for tests/test_golden.py.
+    """
     waves = tracks_of(seconds)
     batch = [[wave] * songs for wave in waves]
     codes = tokenizer.encode(*batch, RATE)

@@ -1,8 +1,8 @@
 """Benchmarks of duotok: `pytest benchmarks/ --benchmark-only`.
 
-Every benchmark checks the answer before it times it, runs rivals in one process and group, and writes ratios and rates to
-`extra_info`. Machines are noisy: read the ratios. `--quick` takes two minutes: two turns instead of five, and what takes
-longest is left out. Those of a GPU skip without one, and say so.
+Every benchmark checks the answer before it times it (where rivals are other models, that it has their shape), runs rivals in
+one process and group, and writes ratios and rates to `extra_info`. Machines are noisy: read the ratios. `--quick` takes two
+minutes: two turns instead of five, and what takes longest is left out. Those of a GPU skip without one, and say so.
 """
 
 from __future__ import annotations

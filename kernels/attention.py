@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .available import installed
+from .available import has_tangent, installed, why_not_plain
 from .dispatch import Op
 from .onednn import product, why_not_onednn
 
@@ -53,13 +53,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, sc
     Raises:
         ValueError: if shapes, dtypes or devices differ, lengths are no (B,) integers, or are read and out of range.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    logits = torch.einsum("bshd,bthd->bhst", q.to(wide), k.to(wide)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    dtype, scale = q.dtype, q.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = (x.to(torch.promote_types(dtype, torch.float32)) for x in (q, k, v))
     if lengths is not None:
-        valid = torch.arange(q.shape[1], device=q.device) < lengths[:, None]  # (B, S)
-        logits = logits.masked_fill(~valid[:, None, None], -torch.inf)
-    out = torch.einsum("bhst,bthd->bshd", logits.softmax(-1), v.to(wide)).to(q.dtype)
-    return out if lengths is None else out.masked_fill(~valid[:, :, None, None], 0)
+        beyond = torch.arange(q.shape[1], device=q.device) >= lengths[:, None]  # (B, S)
+        q, k, v = (x.masked_fill(beyond[:, :, None, None], 0) for x in (q, k, v))  # else a NaN there reaches what is valid
+    logits = torch.einsum("bshd,bthd->bhst", q, k) * scale
+    if lengths is not None:
+        logits = logits.masked_fill(beyond[:, None, None], -torch.inf)
+    out = torch.einsum("bhst,bthd->bshd", logits.softmax(-1), v).to(dtype)
+    return out if lengths is None else out.masked_fill(beyond[:, :, None, None], 0)
 
 
 @attention.checked
@@ -94,7 +97,7 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _why_not_tensor_cores(q: Tensor, majors: tuple[int, ...]) -> str | None:
+def _why_not_tensor_cores(q: Tensor, k: Tensor, v: Tensor, majors: tuple[int, ...]) -> str | None:
     """Why a GPU backend for half precision cannot take these tensors; `majors` are the architectures it is first for."""
     if q.device.type != "cuda":
         return f"needs CUDA tensors; got {q.device.type}"
@@ -105,15 +108,16 @@ def _why_not_tensor_cores(q: Tensor, majors: tuple[int, ...]) -> str | None:
     major = torch.cuda.get_device_capability(q.device)[0]
     if major not in majors:
         return f"needs an architecture of sm_{', sm_'.join(f'{m}x' for m in majors)}; got sm_{major}x"
-    return None
+    return why_not_plain(q, k, v)
 
 
-def _why_not_flash(q: Tensor, majors: tuple[int, ...], module: str) -> str | None:
-    return _why_not_tensor_cores(q, majors) or (None if installed(module) else f"needs the package {module}; not installed")
+def _why_not_flash(q: Tensor, k: Tensor, v: Tensor, majors: tuple[int, ...], module: str) -> str | None:
+    reason = _why_not_tensor_cores(q, k, v, majors)
+    return reason or (None if installed(module) else f"needs the package {module}; not installed")
 
 
 def _why_not_flash4(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
-    return _why_not_flash(q, (10,), "flash_attn.cute")
+    return _why_not_flash(q, k, v, (10,), "flash_attn.cute")
 
 
 @attention.register("flash4", unless=_why_not_flash4)
@@ -122,7 +126,7 @@ def _flash4(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scal
 
 
 def _why_not_flash3(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
-    return _why_not_flash(q, (9,), "flash_attn_interface")
+    return _why_not_flash(q, k, v, (9,), "flash_attn_interface")
 
 
 @attention.register("flash3", unless=_why_not_flash3)
@@ -131,7 +135,7 @@ def _flash3(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scal
 
 
 def _why_not_cudnn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
-    reason = _why_not_tensor_cores(q, (9, 10))
+    reason = _why_not_tensor_cores(q, k, v, (9, 10))
     if reason or lengths is not None:
         return reason or "needs a batch without lengths"
     heads_first = [x.transpose(1, 2) for x in (q, k, v)]
@@ -147,7 +151,7 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale
 
 
 def _why_not_flash2(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
-    return _why_not_flash(q, (8, 9, 12), "flash_attn")
+    return _why_not_flash(q, k, v, (8, 9, 12), "flash_attn")
 
 
 @attention.register("flash2", unless=_why_not_flash2)
@@ -158,7 +162,7 @@ def _flash2(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scal
 def _why_not_varlen(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
     if lengths is None:
         return "needs lengths; SDPA takes a dense batch"
-    reason = _why_not_tensor_cores(q, (8, 9, 10, 12))
+    reason = _why_not_tensor_cores(q, k, v, (8, 9, 10, 12))
     if reason or not installed("torch.nn.attention.varlen"):
         return reason or "needs torch.nn.attention.varlen of torch 2.11; this torch is older"
     named = "scale" in inspect.signature(_module("torch.nn.attention.varlen").varlen_attn).parameters
@@ -193,6 +197,8 @@ def _onednn(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scal
 
 
 def _why_not_sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
+    if has_tangent(q, k, v):
+        return "has no forward-mode derivative; got a tensor with a tangent"
     if lengths is None:
         return None
     if torch.compiler.is_compiling():
@@ -217,7 +223,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale:
 
 
 def _why_not_xformers(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None = None, scale: float | None = None) -> str | None:
-    reason = _why_not_tensor_cores(q, (8, 9, 12))
+    reason = _why_not_tensor_cores(q, k, v, (8, 9, 12))
     if reason or not installed("xformers"):
         return reason or "needs the package xformers; not installed"
     fmha = _module("xformers.ops.fmha")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -39,6 +40,10 @@ class ChromaSpec(Framing):
     win_length: int = 4096
     tuning: float = 0.0
     normalize: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect_kind(Real, "a number", "tuning")
 
     @property
     def num_bands(self) -> int:

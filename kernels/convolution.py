@@ -27,8 +27,8 @@ def convolution(
         weight: (C', C, k, k), k odd.
         bias: (C',).
         stride: of both axes.
-        relu: whether to clamp at 0.
-        add: (B, C', T', F'), the residual branch, whose memory may become the result's; None for none.
+        relu: whether to clamp at 0; whether NaN stays NaN depends on the backend: oneDNN makes 0 of it.
+        add: (B, C', T', F'), the residual branch, whose memory may become the result's unless it is x's; None for none.
 
     Returns:
         (B, C', T', F') in x's dtype.
@@ -61,12 +61,15 @@ def _why_not(
 
 @convolution.register("onednn", unless=_why_not)
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, relu: bool = False, add: Tensor | None = None) -> Tensor:
-    x, weight = _channels_last(x), _channels_last(weight)
+    x, weight, bias = _channels_last(x), _channels_last(weight), bias.contiguous()  # read as if it were
     shape = ([weight.shape[-1] // 2] * 2, [stride] * 2, [1, 1], 1)
     if add is None:
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, "relu" if relu else "none", [], "")
+    add = _channels_last(add)
+    if add.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():  # which is read while the result is written
+        add = add.clone()
     binary = torch.ops.mkldnn._convolution_pointwise_.binary
-    return binary(_channels_last(add), x, weight, bias, *shape, "add", 1.0, "relu" if relu else None, [], "")
+    return binary(add, x, weight, bias, *shape, "add", 1.0, "relu" if relu else None, [], "")
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ def _from_environment() -> frozenset[str] | None:
 
 
 _allowed = _from_environment()
+_ARRAYS = (np.ndarray, list, tuple)
 
 
 @contextlib.contextmanager
@@ -94,6 +95,10 @@ class Op:
             if (_allowed is None or backend.name in _allowed) and backend.unless(*args, **kwargs) is None:
                 return backend.function(*args, **kwargs)
         return self.reference(*args, **kwargs)
+
+    def __reduce__(self) -> str:
+        """Let pickle and copy find the op by its name: an op is one object of its module."""
+        return self.__qualname__
 
     def _refuse(self, args: tuple, kwargs: dict[str, Any]) -> None:
         """Raise ValueError for arguments that no backend takes."""
@@ -166,10 +171,12 @@ class Op:
 
 
 def refuse_arrays(name: str, *values: object) -> None:
-    """Raise ValueError if one of the values given to `name` is a numpy array."""
+    """Raise ValueError if one of the values given to `name` is a numpy array, a list or a tuple."""
     for value in values:
-        if isinstance(value, np.ndarray):
-            raise ValueError(f"{name}: expected tensors; got a numpy array {value.shape}; wrap it in torch.from_numpy")
+        if isinstance(value, _ARRAYS):
+            array = isinstance(value, np.ndarray)
+            got, remedy = (f"numpy array {value.shape}", "from_numpy") if array else (type(value).__name__, "tensor")
+            raise ValueError(f"{name}: expected tensors; got a {got}; wrap it in torch.{remedy}")
 
 
 def _parameters(function: Callable) -> list[tuple[str, object]]:

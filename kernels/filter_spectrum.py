@@ -6,13 +6,14 @@ filter_spectrum(wave (B, S) | (B, C, S), framing, window (W,), bank (K, F)) -> (
 from __future__ import annotations
 
 import functools
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from . import native
 from .dispatch import Op
-from .spectrum import Framing, check_wave, log_of, num_frames, power_spectrum
+from .spectrum import LOGS, Framing, check_wave, log_of, num_frames, power_spectrum
 
 
 @Op
@@ -44,7 +45,8 @@ def filter_spectrum(
         (B, T, F), T = framing.num_frames(S), in wave's dtype (float32 for int16).
 
     Raises:
-        ValueError: for a wave of another shape or dtype, or a window or bank that does not fit the framing.
+        ValueError: for a wave of another shape or dtype, a window or bank that does not fit the framing, or another power, log
+            or floor.
     """
     spectrum = power_spectrum(wave, framing, power, window=window)
     out = log_of(spectrum @ bank.to(spectrum), log, floor)
@@ -64,6 +66,11 @@ def _check(
     bands_first: bool = False,
 ) -> None:
     check_wave("filter_spectrum", wave, None)
+    if log not in LOGS:
+        raise ValueError(f"filter_spectrum: expected log to be db, ln, log10 or none; got {log!r}; correct it")
+    for name, value in (("power", power), ("floor", floor)):
+        if not isinstance(value, Real) or (name == "power" and not value > 0):
+            raise ValueError(f"filter_spectrum: expected power positive and floor a number; got {name} {value!r}; correct it")
     if window.shape != (framing.win_length,):
         raise ValueError(
             f"filter_spectrum: expected a window ({framing.win_length},); got {tuple(window.shape)}; "

@@ -18,6 +18,9 @@ from .onednn import packed, product, why_not_onednn
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, add: Tensor | None = None) -> Tensor:
     """Compute x weight^T + bias, then GELU if asked for, then + add.
 
+    A weight that is written to through `.data` or numpy, which torch does not count, may be used as it was before;
+    `weight.mul_(1)` under torch.no_grad() makes the change known.
+
     Args:
         x: (..., K).
         weight: (N, K).
@@ -52,7 +55,7 @@ def _why_not(
 ) -> str | None:
     if gelu and add is not None:
         return "does GELU or the addition in the product's pass, not both"
-    return why_not_onednn(x, weight, bias, add) if x.numel() else "needs rows; got none"
+    return why_not_onednn(x, weight, bias, add) if x.numel() and weight.numel() else "needs rows on both sides; got none"
 
 
 @linear.register("onednn", unless=_why_not)

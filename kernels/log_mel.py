@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from . import native
 from .dispatch import Op
-from .spectrum import Framing, check_wave, log_of, power_spectrum
+from .spectrum import LOGS, Framing, check_wave, log_of, power_spectrum
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ class MelSpec(Framing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._expect_kind(Integral, "a whole number", "n_mels")
+        self._expect_kind(Real, "a number", "f_min", "power", "floor", "mean", "std", *(("f_max",) * (self.f_max is not None)))
         top = self.sample_rate / 2 if self.f_max is None else self.f_max
         self._expect(self.n_mels >= 1, "n_mels", "at least 1")
         self._expect(0 <= self.f_min < top, "f_min", f"0 to below f_max = {top} Hz")
         self._expect(self.power > 0, "power", "a positive number")
         self._expect(self.scale in ("htk", "slaney"), "scale", "htk or slaney")
         self._expect(self.norm in (None, "slaney"), "norm", "None or slaney")
-        self._expect(self.log in ("db", "ln", "log10", "none"), "log", "db, ln, log10 or none")
+        self._expect(self.log in LOGS, "log", "db, ln, log10 or none")
         self._expect(self.std > 0, "std", "a positive number")
 
     @property

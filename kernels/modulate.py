@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .available import why_not_numba, why_not_triton
+from .available import why_not_numba_threads, why_not_triton
 from .dispatch import Op
 
 # Widest row that a program of 16 warps holds in registers.
@@ -34,7 +34,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tens
         eps: added to the variance.
 
     Returns:
-        Like x; statistics in float32 (float64 for float64 input).
+        Like x; statistics in float32 (float64 for float64 input). Twins have no second derivative; the reference has.
 
     Raises:
         ValueError: if shapes do not fit, x is not floating, or devices differ.
@@ -53,7 +53,7 @@ def gated_residual(residual: Tensor, x: Tensor, gate: Tensor) -> Tensor:
         gate: (B, D).
 
     Returns:
-        Like residual, computed in float32 (float64 for float64 input).
+        Like residual, computed in float32 (float64 for float64 input). The Triton twin has no second derivative.
 
     Raises:
         ValueError: if shapes do not fit, residual is not floating, or devices differ.
@@ -183,7 +183,7 @@ def _why_not_modulate_cpu(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 
     for tensor in (x, shift, scale):
         if tensor.dtype != torch.float32:
             return f"needs float32; got {tensor.dtype}"
-    return why_not_numba(x, shift, scale)
+    return why_not_numba_threads(x, shift, scale)
 
 
 @modulate.register("numba", unless=_why_not_modulate_cpu)

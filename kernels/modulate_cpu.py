@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .available import match_numba_threads
+from .available import jit, match_numba_threads
 from .modulate import modulate_library_op
 
 # Sums may be reordered to vectorise: always alike, as a row's length alone decides how.
-_jit = functools.partial(numba.njit, nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+_jit = functools.partial(jit, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 _CHUNK = 16
 _ONE = np.float32(1)

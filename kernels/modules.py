@@ -1,5 +1,8 @@
 """Drop-in modules: the classes people import today, with the same constructors, state_dict keys and results, over our ops.
 
+What an option of the original lacks here is said in the class's docstring, and refused. `Attention` and `GaussianReplacement`
+have constructors of their own.
+
     from duotok.kernels.modules import SimVQ, RandomProjectionQuantizer     # for vector_quantize_pytorch's
     from duotok.kernels.modules import SimVQ1D                              # for the SimVQ authors'
     from duotok.kernels.modules import MelSpectrogram, ChromaSpectrogram    # for torchaudio's, see spectrum_modules.py
@@ -18,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
+from .available import no_autocast
 from .nearest_code import nearest_code
 from .replace_noise import replace_noise
 from .simvq_loss import simvq_loss
@@ -40,7 +44,8 @@ LossBreakdown = namedtuple("LossBreakdown", ["per_sample_entropy", "codebook_ent
 class SimVQ(nn.Module):
     """`vector_quantize_pytorch.SimVQ`: quantized (B, ..., D), indices (B, ...) and the loss, from x (B, ..., D).
 
-    With `codebook_transform` it takes a `torch.nn.Linear` only: other maps have no fused loss.
+    With `codebook_transform` it takes a `torch.nn.Linear` only: other maps have no fused loss. For second derivatives, run it
+    within `use_backends("reference")`.
     """
 
     def __init__(
@@ -88,13 +93,15 @@ class SimVQ(nn.Module):
         """Quantize x (B, ..., D), or (B, D, ...) if channel_first."""
         x = x.movedim(1, -1) if self.channel_first else x
         z = x.reshape(-1, x.shape[-1])
-        indices = nearest_code(z, self.codebook.detach())
+        with no_autocast(x.device):  # which would round the codes that are searched
+            indices = nearest_code(z, self.codebook.detach())
         out = simvq_loss(
             z, indices, self.frozen_codebook, self.code_transform.weight, self.code_transform.bias,
             self.input_to_quantize_commit_loss_weight, self.rotation_trick,
         )  # fmt: skip
         quantized = out.quantized.view(x.shape)
         loss = (out.codebook + out.commitment) * self.commitment_weight
+        loss = loss.to(torch.promote_types(x.dtype, self.frozen_codebook.dtype))
         return quantized.movedim(-1, 1) if self.channel_first else quantized, indices.view(x.shape[:-1]), loss
 
 
@@ -130,25 +137,70 @@ class SimVQ1D(nn.Module):
     def forward(
         self, z: Tensor, temp: float | None = None, rescale_logits: bool = False, return_logits: bool = False
     ) -> tuple[tuple[Tensor, Tensor, Tensor], LossBreakdown]:
-        """Quantize z (B, D, T); the further arguments exist for the original's callers and must keep their defaults."""
-        assert temp in (None, 1.0) and not rescale_logits and not return_logits, "only for Gumbel quantizers"
+        """Quantize z (B, D, T); the further arguments exist for the original's callers and must keep their defaults.
+
+        Raises:
+            ValueError: for a z of another shape, or another value of the further arguments.
+        """
+        if temp not in (None, 1.0) or rescale_logits or return_logits:
+            raise ValueError(
+                f"SimVQ1D: expected temp None or 1, rescale_logits and return_logits False; got {temp}, {rescale_logits} and "
+                f"{return_logits}; leave them out, only Gumbel quantizers use them"
+            )
+        if z.ndim != 3 or z.shape[1] != self.e_dim:
+            raise ValueError(f"SimVQ1D: expected z (B, {self.e_dim}, T); got {tuple(z.shape)}; bring channels second")
         rows = z.transpose(1, 2).reshape(-1, self.e_dim)
         table, linear = self.embedding.weight, self.embedding_proj
-        indices = nearest_code(rows, linear(table).detach())
+        with no_autocast(z.device):  # which would round the codes that are searched
+            indices = nearest_code(rows, linear(table).detach())
         out = simvq_loss(rows, indices, table, linear.weight, linear.bias, 1.0)
         loss = out.commitment + self.beta * out.codebook if self.legacy else self.beta * out.commitment + out.codebook
-        zero = torch.tensor(0.0)
+        loss, zero = loss.to(torch.promote_types(z.dtype, table.dtype)), torch.tensor(0.0)
         quantized = out.quantized.view(len(z), -1, self.e_dim).transpose(1, 2).contiguous()
         shaped = indices.view(len(z), -1) if self.sane_index_shape else indices
         return (quantized, zero, shaped), LossBreakdown(zero, zero, loss, zero)
 
+    def get_codebook_entry(self, indices: Tensor, shape: tuple[int, int, int] | None = None) -> Tensor:
+        """Look up the codes that z is quantized to; the original gives those of its frozen table, before the learned map.
+
+        Args:
+            indices: of any shape, (...).
+            shape: (B, T, D) of the answer before channels are brought second; None for none.
+
+        Returns:
+            (..., D), or (B, D, T) with `shape`.
+        """
+        codes = self.embedding_proj(self.embedding(indices))
+        return codes if shape is None else codes.view(shape).transpose(1, 2).contiguous()
+
 
 class RandomProjectionQuantizer(nn.Module):
-    """`vector_quantize_pytorch.RandomProjectionQuantizer` (BEST-RQ): labels (B, N), or (B, N, heads), of x (B, N, dim)."""
+    """`vector_quantize_pytorch.RandomProjectionQuantizer` (BEST-RQ): labels (B, N), or (B, N, heads), of x (B, N, dim).
 
-    def __init__(self, *, dim: int, codebook_size: int, codebook_dim: int, num_codebooks: int = 1, norm: bool = True) -> None:
-        """Draw the frozen projection (Xavier normal) and the codes on the unit sphere."""
+    The original hands further arguments to its VectorQuantize; those named in the constructor are all that are supported.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        codebook_size: int,
+        codebook_dim: int,
+        num_codebooks: int = 1,
+        norm: bool = True,
+        **unsupported: object,
+    ) -> None:
+        """Draw the frozen projection (Xavier normal) and the codes on the unit sphere.
+
+        Raises:
+            ValueError: for any other argument.
+        """
         super().__init__()
+        if unsupported:
+            raise ValueError(
+                "RandomProjectionQuantizer: expected dim, codebook_size, codebook_dim, num_codebooks and norm; got "
+                f"{', '.join(unsupported)}; leave it out, or use vector_quantize_pytorch.RandomProjectionQuantizer"
+            )
         self.num_codebooks = num_codebooks
         projections = torch.empty(num_codebooks, dim, codebook_dim)
         self.register_buffer("rand_projs", nn.init.xavier_normal_(projections))
@@ -165,6 +217,7 @@ class RandomProjectionQuantizer(nn.Module):
             return F.cross_entropy(similarity.flatten(0, 2), indices.reshape(-1), ignore_index=-1)
         labels = [nearest_code(rows[:, :, head].flatten(0, 1), codes[head]) for head in range(self.num_codebooks)]
         out = torch.stack(labels, dim=-1).view(*x.shape[:2], self.num_codebooks)
+        out = out.masked_fill((rows == 0).all(-1), 0)  # all codes are alike to a silent frame: the first, as in the original
         return out[..., 0] if self.num_codebooks == 1 else out
 
 
@@ -205,16 +258,27 @@ class GaussianReplacement(nn.Module):
 class Attention(nn.Module):
     """Bidirectional multi-head self-attention with the parameters of `torch.nn.MultiheadAttention(batch_first=True)`.
 
-    Takes lengths instead of a padding mask; there is no dropout.
+    Its state_dict and results are that class's, its arguments its own: it takes lengths instead of a padding mask, and there is
+    no dropout.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True) -> None:
-        """Make the projections; state_dict keys are those of `torch.nn.MultiheadAttention`."""
+    def __init__(self, embed_dim: int, num_heads: int, *, bias: bool = True) -> None:
+        """Make the projections; state_dict keys are those of `torch.nn.MultiheadAttention`.
+
+        Raises:
+            ValueError: if the heads do not divide the width.
+        """
         super().__init__()
+        if num_heads < 1 or embed_dim % num_heads:
+            raise ValueError(
+                f"Attention: expected num_heads to divide embed_dim; got {num_heads} and {embed_dim}; change one of them"
+            )
         self.embed_dim, self.num_heads = embed_dim, num_heads
         self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * embed_dim, embed_dim)))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim)) if bias else None
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+        if bias:
+            nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Attend within x (B, T, D), up to `lengths` (B,)."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .available import constant
+from .available import constant, why_not_plain
 from .spectrum import Framing, centred
 
 ABI_VERSION = 2
@@ -73,6 +73,8 @@ def why_not_spectra(device: str, wave: Tensor, framing: Framing, power: float, *
         return f"needs a {device.upper()} tensor; got {wave.device.type}"
     if why_not(device) is not None:
         return why_not(device)
+    if device == "cuda" and (capability := torch.cuda.get_device_capability(wave.device)) < (8, 0):
+        return f"needs an architecture of sm_80 or later; got sm_{capability[0]}{capability[1]}"
     if wave.dtype not in _SAMPLE_TYPES:
         return f"needs float32 or int16 samples; got {wave.dtype}"
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (wave, *tables)):
@@ -81,7 +83,9 @@ def why_not_spectra(device: str, wave: Tensor, framing: Framing, power: float, *
         return f"needs n_fft to be a power of two from 256 to 4096; got {framing.n_fft}"
     if power not in (1, 2):
         return f"needs power 1 or 2; got {power}"
-    return None
+    if torch.jit.is_tracing():
+        return "needs to run, because a trace does not see it"
+    return why_not_plain(wave, *tables)
 
 
 def spectra(

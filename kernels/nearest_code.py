@@ -4,7 +4,9 @@
 
 What every backend returns: the lowest index among the codes of least distance sum_i (z_i - c_i)^2 in float64. A cheaper
 score may propose candidates, but only within a proven error bound, and the exact distance decides. A row with a NaN or an
-infinity has index 0; codes are finite. No buffer of N x K elements exists.
+infinity has index 0; codes are finite. No buffer of N x K elements exists. Backends agree wherever float64 tells distances
+apart: of codes that only its rounding or its range makes equally near (rows of 1e30 among codes of 1, numbers of 1e160), each
+may return another.
 
 The exact distance has one order of summation, so that not even a tie to the last bit depends on the backend: 64 sums,
 number l over columns l, l + 64, l + 128, ..., then folded in halves: s_l + s_(l + 32), + s_(l + 16), down to one. No product
@@ -105,6 +107,9 @@ def prepare(codebook: Tensor) -> PreparedCodebook:
 @Op
 def nearest_code(z: Tensor, codebook: Tensor | PreparedCodebook, fast: bool = False) -> Tensor:
     """Find the nearest code of every row.
+
+    Threads that start during a search on a CPU have one torch thread each, until they call torch.set_num_threads: a search
+    holds back those of its own thread, whose number is the default of new ones.
 
     Args:
         z: (N, D) of any floating dtype; no gradient flows.
@@ -229,5 +234,5 @@ def _numba(z: Tensor, codebook: Tensor | PreparedCodebook, fast: bool = False) -
     _check(z, codebook)
     form = codebook.numba_form if isinstance(codebook, PreparedCodebook) else []
     # An operator's first call imports the compiler, a second and a half of every process.
-    search = _numba_op if torch.compiler.is_compiling() else _search_numba
+    search = _numba_op if torch.compiler.is_compiling() or torch.jit.is_tracing() else _search_numba
     return search(z.detach(), _codes(codebook), form)[0]

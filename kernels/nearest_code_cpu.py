@@ -35,10 +35,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from .available import jit
 
 _BLOCK = 256  # codes whose maximum is taken together
 _STRIP = 32  # codes of a block whose maximum is taken together when the block may hold the winner
@@ -47,8 +48,6 @@ _SUPER = 4096  # rows whose candidates are held at a time
 _ROWS, _CODES = 512, 1024  # a tile of float32 scores: 2 MB, the size of a second-level cache
 _NARROW_ROWS = 2048  # of a bfloat16 tile: oneDNN packs the codes anew for every product, so products want many rows
 _LANES = 64  # of the exact distance's order of summation, see nearest_code.py
-
-_jit = functools.partial(numba.njit, nogil=True, cache=True)
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,9 @@ def _measure(exact: Tensor, rounded: Tensor, error: Tensor, length: Tensor | Non
 
 def _relative(width: int, narrow: bool) -> float:
     """The relative part of the bound for products of `width` terms, given how torch multiplies float32 at present."""
-    reduced = torch.get_float32_matmul_precision() != "highest" or "ONEDNN_DEFAULT_FPMATH_MODE" in os.environ
+    newer = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9; the older setting may be unreadable there
+    precision = newer.fp32_precision if newer else torch.get_float32_matmul_precision()
+    reduced = precision not in ("none", "ieee", "highest") or "ONEDNN_DEFAULT_FPMATH_MODE" in os.environ
     return (width + 8) * 2.0**-23 + (2.0**-17 if narrow else 1.01 * 2 * 2.0**-8 if reduced else 0.0)
 
 
@@ -200,8 +201,7 @@ def _centred(codes: Tensor, frame: Tensor, first: int, narrow: bool) -> _Codes:
     table, lengths = torch.empty(count, width + 1), torch.zeros(blocks * _BLOCK, 2)
     _share(_scale_codes, count, codes.numpy(), frame.numpy(), table.numpy(), lengths.numpy())
     if narrow:
-        high = table[:, width:].bfloat16().float()
-        exact = table[:, :width]
+        exact, high = table[:, :width], table[:, width:].bfloat16().float()
         table = _narrow(exact, torch.cat((high, table[:, width:] - high), 1))
         _measure(exact, table, lengths[:count, 1])
     return _Codes(first, table, lengths.view(blocks, _BLOCK, 2).amax(1))
@@ -236,7 +236,7 @@ def _share(function: Callable[..., None], rows: int, *arguments: object) -> None
         torch.set_num_threads(at_most)
 
 
-@_jit
+@jit
 def _scale_rows(begin, end, z, frame, table, lengths, kept):
     """Centre and scale rows to |z_i| <= 1, and append -t.
 
@@ -264,7 +264,7 @@ def _scale_rows(begin, end, z, frame, table, lengths, kept):
         kept[row] = 0 if good else _KEPT + 2
 
 
-@_jit
+@jit
 def _scale_codes(begin, end, codes, frame, table, lengths):
     """Centre and scale codes, append h = |c|^2 / 2, and measure |c| in float64."""
     width = codes.shape[1]
@@ -277,13 +277,13 @@ def _scale_codes(begin, end, codes, frame, table, lengths):
         lengths[code, 0] = math.sqrt(squares)
 
 
-@_jit
+@jit
 def _score(bits, narrow):
     """The number that bits of float32, or of bfloat16 if `narrow`, stand for."""
     return np.float64(np.int32(np.int32(bits) << (16 if narrow else 0)).view(np.float32))
 
 
-@_jit
+@jit
 def _largest(scores, mask):
     """The bits of the largest score, none of which is NaN; `mask` has every bit but the sign.
 
@@ -298,7 +298,7 @@ def _largest(scores, mask):
     return scores.dtype.type(best ^ (mask if best < zero else zero))
 
 
-@_jit
+@jit
 def _keep(scores, row, start, stop, first, error, rounding, mask, lower, kept, codes, uppers):
     """Add to a row's list the codes of a block whose upper bound reaches `lower`; return how many it has now."""
     narrow = rounding > 0.0
@@ -325,7 +325,7 @@ def _keep(scores, row, start, stop, first, error, rounding, mask, lower, kept, c
     return kept
 
 
-@_jit
+@jit
 def _scan(begin, end, scores, first, reach, relative, absolute, rounding, lengths, lower, kept, codes, uppers):
     """Pass a tile of scores (R, C), as bits, by the rows' running bounds and candidates."""
     narrow = rounding > 0.0
@@ -350,7 +350,7 @@ def _scan(begin, end, scores, first, reach, relative, absolute, rounding, length
                 )
 
 
-@_jit
+@jit
 def _distance(z, code, lanes):
     """The squared distance in float64, summed in the order that nearest_code.py lays down."""
     width = z.shape[0]
@@ -367,7 +367,7 @@ def _distance(z, code, lanes):
     return lanes[0]
 
 
-@_jit
+@jit
 def _decide(begin, end, z, table, lower, kept, codes, uppers, index, examined):
     """Choose among each row's candidates by the exact distance, or among all codes if they were too many.
 

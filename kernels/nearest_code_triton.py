@@ -107,13 +107,13 @@ def prepare_form(codes: Tensor) -> list[Tensor]:
     """
     blocks = plan_for(codes)
     (size, width), fill = codes.shape, -len(codes) % blocks.codes
-    mean = codes.mean(0)
-    centred = codes - mean
-    length = torch.linalg.vector_norm(centred.double(), dim=1).amax()
-    exponent = (7 - torch.frexp(length)[1]).clamp(-120, 120)
+    mean = codes.mean(0, dtype=torch.float64).float()  # sums and differences of large codes leave float32
+    centred = codes.double() - mean
+    length = torch.linalg.vector_norm(centred, dim=1).amax()
+    exponent = (7 - torch.frexp(length)[1]).clamp(-126, 120)
     scale = torch.ldexp(torch.ones_like(mean[:1]), exponent)
     centred = torch.nn.functional.pad(centred * scale, (0, blocks.columns - width, 0, fill))
-    squares = centred.double().square().sum(1)
+    squares = centred.square().sum(1)
     half = torch.cat((-0.5 * squares[:size], squares.new_full((fill,), -torch.inf)))
     norms = codes.new_zeros(size + fill, _NORMS, dtype=torch.float16)
     for part in range(3):
@@ -138,7 +138,7 @@ def search(z: Tensor, codes: Tensor, form: list[Tensor], fast: bool = False) -> 
         z: (N, D) float32, float16 or bfloat16, of any strides.
         codes: (K, D) float32, contiguous.
         form: what `prepare_form` made of the codes; empty: it is made now.
-        fast: take the best score of the group with the largest one.
+        fast: take the best score of the group with the largest one, save where a row is out of fp16's range.
 
     Returns:
         (N,) int64 indices, and (N,) int32 how many groups were measured (1: the bound left no doubt).
@@ -266,11 +266,8 @@ def _exact(z_ptr, code_ptr, stride_column, width):
         z = tl.load(z_ptr + column.to(tl.int64) * stride_column, mask=column < width, other=0.0).to(tl.float32).to(tl.float64)
         difference = z - tl.load(code_ptr + column, mask=column < width, other=0.0).to(tl.float64)
         sums += difference * difference
-    sums = tl.sum(tl.reshape(sums, (2, 32)), 0)
-    sums = tl.sum(tl.reshape(sums, (2, 16)), 0)
-    sums = tl.sum(tl.reshape(sums, (2, 8)), 0)
-    sums = tl.sum(tl.reshape(sums, (2, 4)), 0)
-    sums = tl.sum(tl.reshape(sums, (2, 2)), 0)
+    for fold in tl.static_range(5):
+        sums = tl.sum(tl.reshape(sums, (2, 32 >> fold)), 0)
     return tl.sum(sums, 0)
 
 
@@ -294,8 +291,7 @@ def _decide(
         if not FAST:
             best -= _error(length, longest, scale, P)
         lower = tl.maximum(lower, tl.max(best, 0))
-    if not FAST:
-        lower = tl.where(scale > 0, lower, float("-inf"))
+    lower = tl.where(scale > 0, lower, float("inf") if FAST else float("-inf"))  # FAST measures rows out of range below
     lower = tl.where(scale < 0, float("inf"), lower)  # not finite: no group is measured
 
     winner, top = tl.full((), 0, tl.int64), tl.full((), float("-inf"), tl.float32)
@@ -344,6 +340,14 @@ def _decide(
                     exact = _exact(z_ptr, codes_ptr + one * width, stride_column, width)
                     winner = tl.where(exact < least, one, winner)  # codes come in order: an equal one has a higher index
                     least = tl.minimum(least, exact)
+    if FAST:  # noqa: SIM102 - decided when it is compiled
+        if scale == 0:  # out of fp16's range: no score says anything
+            for code in range(0, size):
+                exact = _exact(z_ptr, codes_ptr, stride_column, width)
+                winner = tl.where(exact < least, code, winner)
+                least = tl.minimum(least, exact)
+                codes_ptr += width
+            examined = groups
     tl.store(index_ptr + row, winner)
     tl.store(examined_ptr + row, examined)
 
@@ -353,8 +357,7 @@ def ahead_of_time() -> list[Compilable]:
     rows, size = 65_536, 32_768
     compilables = []
     for capability in (80, 90, 100):
-        for width in (64, 128, 256, 512):
-            compilables.append(_coarse_compilable(rows, size, width, capability))
+        compilables += [_coarse_compilable(rows, size, width, capability) for width in (64, 128, 256, 512)]
         compilables.append(_decide_compilable(rows, size, 128, capability))
     return compilables
 
@@ -381,15 +384,12 @@ def _coarse_compilable(rows: int, size: int, width: int, capability: int) -> Com
 def _decide_compilable(rows: int, size: int, width: int, capability: int) -> Compilable:
     blocks = plan(width, capability)
     floats = ("z_ptr", "codes_ptr", "best_ptr", "peak_ptr", "scale_ptr", "length_ptr")
-    halves = ("rows_ptr", "tiles_ptr", "norms_ptr")
-    integers = ("stride_row", "stride_column", "width", "size", "groups")
     return Compilable(
-        name=f"decide d={width}",
-        op="nearest_code",
-        kernel=_decide,
+        name=f"decide d={width}", op="nearest_code", kernel=_decide,
         signature={
-            **dict.fromkeys(floats, "*fp32"), **dict.fromkeys(halves, "*fp16"),
-            "index_ptr": "*i64", "examined_ptr": "*i32", **dict.fromkeys(integers, "i32"),
+            **dict.fromkeys(floats, "*fp32"), **dict.fromkeys(("rows_ptr", "tiles_ptr", "norms_ptr"), "*fp16"),
+            "index_ptr": "*i64", "examined_ptr": "*i32",
+            **dict.fromkeys(("stride_row", "stride_column", "width", "size", "groups"), "i32"),
         },
         constexprs={"P": blocks.columns, "DEPTH": blocks.depth, "GROUP": blocks.group, "QUAD": blocks.quad, "FAST": False},
         num_warps=blocks.decide_warps, num_stages=3,

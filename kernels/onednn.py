@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .available import why_not_plain
+
 _packed: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def why_not_onednn(*tensors: Tensor | None) -> str | None:
     """Say why oneDNN cannot take these tensors (of any shape; None is left out); None if it can."""
     given = [tensor for tensor in tensors if tensor is not None]
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "needs to run eagerly, because packed weights cannot be traced"
     for tensor in given:
         if tensor.device.type != "cpu":
@@ -36,11 +38,14 @@ def why_not_onednn(*tensors: Tensor | None) -> str | None:
         return "needs a torch with oneDNN on an x86 CPU with AVX2"
     if given[0].dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "needs a CPU with AVX-512 for bfloat16"
-    return None
+    return why_not_plain(*given)
 
 
 def packed(weight: Tensor) -> Tensor:
-    """Bring a weight (N, K) into oneDNN's layout, once: again only after it was moved or written to."""
+    """Bring a weight (N, K) into oneDNN's layout, once: again only after it was moved or written to.
+
+    Writes through `.data` or numpy are not counted by torch: `weight.mul_(1)` under torch.no_grad() makes them known.
+    """
     if weight.is_inference():  # such tensors do not count their changes
         return weight
     state = (weight.data_ptr(), weight._version, weight.dtype)
@@ -55,6 +60,7 @@ def packed(weight: Tensor) -> Tensor:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, add: Tensor | None = None) -> Tensor:
     """Multiply x (..., K) by weight (N, K), packed or not, transposed; bias (N,), GELU or `add` (..., N) in the same pass."""
     call = torch.ops.mkldnn._linear_pointwise
+    bias = bias if bias is None else bias.contiguous()  # read as if it were
     if add is not None:
         return call.binary(x, add, weight, bias, "add")
     return call(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .available import why_not_numba, why_not_triton
+from .available import why_not_numba_threads, why_not_triton
 from .dispatch import Op
 from .philox import normal, philox
 
@@ -35,7 +35,8 @@ def replace_noise(x: Tensor, p: float, sigma: float, seed: Tensor, per_element: 
         x: (..., D) features of any floating dtype; its leading dimensions count fewer than 2^32 rows.
         p: probability of replacement, in [0, 1]. 0.2 in the paper's secondary sources.
         sigma: standard deviation of the noise; 1.0 is a default, not from the paper.
-        seed: (2,) int64 on x's device: key and step, step not negative. Draw another step for every call and rank.
+        seed: (2,) int64 on x's device: key and step, which is not read to see whether it is negative, as it must not be. Draw
+            another step for every call and rank.
         per_element: decide for each element instead of each frame.
         additive: add the noise to x instead (an experiment's control).
 
@@ -150,7 +151,7 @@ def _why_not_cpu(
 ) -> str | None:
     if x.dtype not in (torch.float32, torch.float64):
         return f"needs float32 or float64; got {x.dtype}"
-    return why_not_numba(x, seed)
+    return why_not_numba_threads(x, seed)
 
 
 @replace_noise.register("numba", unless=_why_not_cpu)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .available import match_numba_threads
+from .available import jit, match_numba_threads
 from .philox import COSINE, LOG, SINE
 from .replace_noise import library_op, threshold
 
 # Contraction to fused multiply-add and no signed zeros: what vectorises, without changing a result by more than a rounding.
-_jit = functools.partial(numba.njit, nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
+_jit = functools.partial(jit, fastmath={"contract", "nsz"}, error_model="numpy")
 
 _u32, _u64, _i32, _f32 = np.uint32, np.uint64, np.int32, np.float32
 _LOW = _u64(0xFFFFFFFF)

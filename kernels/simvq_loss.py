@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .available import why_not_numba, why_not_triton
+from .available import no_autocast, why_not_numba_threads, why_not_triton
 from .dispatch import Op
 
 _MAX_WIDTH = 4096
@@ -56,7 +56,7 @@ def simvq_loss(
 
     Args:
         z: (N, D) inputs of the quantizer.
-        indices: (N,) int64, the nearest codes.
+        indices: (N,) int64, the nearest codes, each below K, which the Triton twin does not check: it would wait for the GPU.
         table: (K, C) frozen table; it gets no gradient. C is D as a rule.
         weight, bias: (D, C) and (D,) of the learned map, as in `torch.nn.Linear`; bias may be None.
         beta: weight of the commitment loss; 0.25 in the SimVQ release.
@@ -64,12 +64,14 @@ def simvq_loss(
             passing it straight through (Fifty et al., arXiv 2410.06424).
 
     Returns:
-        `SimVQOutput`. Losses are computed in float32; the quantized rows have z's dtype.
+        `SimVQOutput`. Losses are computed in float32, under autocast too; the quantized rows have z's dtype. Twins have no
+        second derivative; the reference has.
 
     Raises:
         ValueError: if shapes, dtypes or devices do not fit.
     """
-    code = F.linear(table.detach()[indices].float(), weight.float(), None if bias is None else bias.float())
+    with no_autocast(z.device):
+        code = F.linear(table.detach()[indices].float(), weight.float(), None if bias is None else bias.float())
     wide = z.float()
     straight = _rotated(wide, code.detach()) if rotation else wide + (code - wide).detach()
     commitment = beta * (wide - code.detach()).square().mean()
@@ -133,7 +135,8 @@ def library_op(backend: str, launch: Callable[..., tuple], launch_backward: Call
     def forward(
         z: Tensor, indices: Tensor, table: Tensor, weight: Tensor, bias: Tensor | None, beta: float, rotation: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        quantized, code, error, usage = launch(z, indices, table, weight, bias)
+        with no_autocast(z.device):
+            quantized, code, error, usage = launch(z, indices, table, weight, bias)
         return quantized, beta * error, error, usage, code
 
     @torch.library.custom_op(f"duotok::simvq_loss_{backend}_backward", mutates_args=())
@@ -166,7 +169,8 @@ def library_op(backend: str, launch: Callable[..., tuple], launch_backward: Call
         dz, residual = backward(of_quantized, z, code, pull, ctx.rotation)
         of_weight = of_bias = None
         if of_codebook is not None and ctx.needs_input_grad[3]:
-            of_weight = (residual.T @ table[indices].float() * of_codebook).to(ctx.dtypes[0])
+            with no_autocast(z.device):
+                of_weight = (residual.T @ table[indices].float() * of_codebook).to(ctx.dtypes[0])
         if of_codebook is not None and ctx.needs_input_grad[4]:
             of_bias = (residual.sum(0) * of_codebook).to(ctx.dtypes[1])
         return dz, None, None, of_weight, of_bias, None, None
@@ -222,7 +226,7 @@ def _why_not_cpu(
 ) -> str | None:
     if z.dtype != torch.float32:
         return f"needs float32; got {z.dtype}"
-    return why_not_numba(z, indices, table, weight, bias)
+    return why_not_numba_threads(z, indices, table, weight, bias)
 
 
 @simvq_loss.register("numba", unless=_why_not_cpu)

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .available import match_numba_threads
+from .available import jit, match_numba_threads
 from .simvq_loss import library_op
 
 # Sums may be reordered to vectorise: always alike, as a row's length alone decides how.
-_jit = functools.partial(numba.njit, nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+_jit = functools.partial(jit, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 
 @_jit(parallel=True)

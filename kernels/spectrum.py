@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -46,6 +47,8 @@ class Framing:
     pad_mode: Literal["reflect", "constant"] = field(default="reflect", kw_only=True)
 
     def __post_init__(self) -> None:
+        self._expect_kind(Integral, "a whole number", "n_fft", "win_length", "hop_length", *(("pad",) * (self.pad is not None)))
+        self._expect_kind(Real, "a number", "sample_rate")
         for name in ("sample_rate", "n_fft", "hop_length"):
             self._expect(getattr(self, name) >= 1, name, "at least 1")
         self._expect(1 <= self.win_length <= self.n_fft, "win_length", f"1 to n_fft = {self.n_fft}")
@@ -57,6 +60,10 @@ class Framing:
         if not holds:
             kind = type(self).__name__
             raise ValueError(f"{kind}.{name}: expected {expected}; got {getattr(self, name)!r}; correct this value")
+
+    def _expect_kind(self, kind: type, expected: str, *names: str) -> None:
+        for name in names:
+            self._expect(isinstance(getattr(self, name), kind), name, expected)
 
     @property
     def num_padded(self) -> int:
@@ -96,8 +103,9 @@ def power_spectrum(
     """
     wave = wave / 32768 if wave.dtype == torch.int16 else wave.to(torch.promote_types(wave.dtype, torch.float32))
     wave = wave.mean(1) if wave.ndim == 3 else wave
-    if framing.num_frames(wave.shape[1]) == 0:
-        return wave.new_zeros(len(wave), 0, framing.n_fft // 2 + 1)
+    num_frames = framing.num_frames(wave.shape[1])
+    if len(wave) == 0 or num_frames == 0:  # not every FFT takes nothing
+        return wave.new_zeros(len(wave), num_frames, framing.n_fft // 2 + 1)
     window = framing.analysis_window() if window is None else window
     frames = _pad(wave, framing, lengths).unfold(1, framing.n_fft, framing.hop_length)  # (B, T, n_fft)
     spectrum = torch.fft.rfft(frames * centred(window.to(wave), framing.n_fft))
@@ -120,6 +128,9 @@ def _pad(wave: Tensor, framing: Framing, lengths: Tensor | None) -> Tensor:
     padded = wave.gather(1, reflect(position, lengths[:, None]))
     outside = (position < 0) | (position >= lengths[:, None])
     return padded if framing.pad_mode == "reflect" else padded.masked_fill(outside, 0)
+
+
+LOGS = ("db", "ln", "log10", "none")
 
 
 def log_of(sums: Tensor, log: str, floor: float) -> Tensor:

@@ -3,13 +3,15 @@
     from duotok.kernels.modules import MelSpectrogram, ChromaSpectrogram
 
 `MelSpectrogram` is torchaudio.transforms', `ChromaSpectrogram` torchaudio.prototype.transforms' (torchaudio 2.1 to 2.8). Both
-take int16, too, and clips shorter than a window. Windows and banks are buffers: loaded, moved or written to, they are used as
-they are.
+take int16, too, and clips shorter than a window, and refuse what the originals have besides: a complex spectrum (power None), a
+pad_mode replicate or circular, bands without width. Windows and banks are buffers: loaded, moved or written to, they are used
+as they are, save after writes through `.data` or numpy, which torch does not count: `buffer.mul_(1)` makes those known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from .chroma import pitch_filter_bank
 from .filter_spectrum import filter_spectrum
 from .log_mel import MelSpec, mel_filter_bank
-from .spectrum import Framing
+from .spectrum import Framing, check_wave, power_spectrum
 
 Normalized = bool | Literal["window", "frame_length"]
 
@@ -69,6 +71,8 @@ class MelSpectrogram(nn.Module):
         self.spectrogram = _Spectrogram(
             n_fft, win_length, hop_length, pad, window_fn, power, normalized, wkwargs, center, pad_mode
         )
+        self.n_fft, self.pad, self.power, self.normalized = n_fft, pad, power, normalized
+        self.win_length, self.hop_length = self.spectrogram.win_length, self.spectrogram.hop_length
         self.mel_scale = _Bank(mel_filter_bank(spec))
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -125,6 +129,10 @@ class _Bank(nn.Module):
         super().__init__()
         self.register_buffer("fb", bank.to(torch.get_default_dtype(), copy=True))
 
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """Sum the bands (..., F, T) of a spectrum (..., n_fft // 2 + 1, T)."""
+        return (spectrum.mT @ self.fb.to(spectrum)).mT
+
 
 class _Spectrogram(nn.Module):
     """Holds the window (win_length,) and the options of torchaudio.transforms.Spectrogram under their names."""
@@ -147,6 +155,8 @@ class _Spectrogram(nn.Module):
             raise ValueError(
                 f"Spectrogram: expected normalized to be a bool, window or frame_length; got {normalized!r}; correct it"
             )
+        if not (isinstance(power, Real) and power > 0):
+            raise ValueError(f"Spectrogram: expected power to be a positive number; got {power!r}; take 2 or 1")
         self.n_fft, self.win_length = n_fft, win_length or n_fft
         self.hop_length = self.win_length // 2 if hop_length is None else hop_length
         self.pad, self.power, self.normalized, self.center, self.pad_mode = pad, power, normalized, center, pad_mode
@@ -155,11 +165,27 @@ class _Spectrogram(nn.Module):
         )
         self.register_buffer("window", window_fn(self.win_length, **(wkwargs or {})))
 
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute the spectrum (..., n_fft // 2 + 1, T) of a waveform (..., S)."""
+        wave = self._readied(waveform)
+        check_wave("Spectrogram", wave, None)
+        out = power_spectrum(wave, self.framing, self.power, window=self.window).mT
+        return out.reshape(*waveform.shape[:-1], *out.shape[1:])
+
     def filtered(self, waveform: Tensor, bank: Tensor, log: str = "none", floor: float = 1e-10) -> Tensor:
         """Compute bands (..., F, T) of a waveform (..., S)."""
-        wave = F.pad(waveform.reshape(-1, waveform.shape[-1]), (self.pad, self.pad))  # (B, S)
-        if self.normalized:
-            wave = wave / 32768 if wave.dtype == torch.int16 else wave
-            wave = wave * (self.n_fft**-0.5 if self.normalized == "frame_length" else self.window.square().sum().rsqrt())
+        wave = self._readied(waveform)
         out = filter_spectrum(wave, self.framing, self.window, bank, self.power, log, floor, bands_first=True)
         return out.view(*waveform.shape[:-1], *out.shape[1:])
+
+    def _readied(self, waveform: Tensor) -> Tensor:
+        """Bring a waveform (..., S) to (B, S), padded, of the wider dtype of it and the window, and normalized."""
+        wave = F.pad(waveform.reshape(-1, waveform.shape[-1]), (self.pad, self.pad))
+        dtype = torch.promote_types(wave.dtype, self.window.dtype)
+        if wave.is_floating_point():
+            wave = wave.to(dtype)
+        elif wave.dtype == torch.int16 and (self.normalized or dtype == torch.float64):
+            wave = wave.to(torch.promote_types(dtype, torch.float32)) / 32768
+        if self.normalized and wave.is_floating_point():  # what is neither is refused as it came
+            wave = wave * (self.n_fft**-0.5 if self.normalized == "frame_length" else self.window.square().sum().rsqrt())
+        return wave

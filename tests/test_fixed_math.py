@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -70,3 +72,29 @@ def test_threads_take_turns_on_one_cpu_thread():
     for thread in both:
         thread.join(60)
     assert numbers == [1] * 100 and not any(clashes)
+
+
+NEWER = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+
+
+@pytest.mark.parametrize("setting", ["cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn", "cudnn"])
+def test_precisions_of_torch_s_newer_interface(setting):
+    """In a process of its own: torch does not go back to the older interface."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("needs torch 2.9")
+    program = f"""
+import operator, torch
+from duotok.fixed_math import exact_math
+def precisions():
+    return [operator.attrgetter(name)(torch.backends).fp32_precision for name in {NEWER}]
+torch.backends.{setting}.fp32_precision = "tf32"
+torch.backends.cudnn.rnn.fp32_precision = "ieee"
+before = precisions()
+for _ in range(2):
+    with exact_math():
+        assert precisions() == ["ieee"] * 6 != before, precisions()
+        assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    assert precisions() == before, (before, precisions())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -256,6 +256,7 @@ def test_each_architecture_has_its_order(module, monkeypatch, major, willing, ra
     """With everything installed; cuDNN takes no ragged batch."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 0))
     monkeypatch.setattr(module, "installed", lambda name: True)
+    monkeypatch.setattr(module, "why_not_plain", lambda *described: None)
     monkeypatch.setattr(torch.backends.cuda, "SDPAParams", lambda *a: a)
     monkeypatch.setattr(torch.backends.cuda, "can_use_cudnn_attention", lambda p: True)
     q = Described(torch.device("cuda"))
@@ -273,6 +274,7 @@ def test_each_architecture_has_its_order(module, monkeypatch, major, willing, ra
 def test_missing_packages_are_named(module, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(module, "installed", lambda name: False)
+    monkeypatch.setattr(module, "why_not_plain", lambda *described: None)
     q = Described(torch.device("cuda"))
     assert module._why_not_flash3(q, q, q) == "needs the package flash_attn_interface; not installed"
     assert module._why_not_xformers(q, q, q) == "needs the package xformers; not installed"

@@ -34,11 +34,19 @@ def test_lengths_equal_items_alone():
     assert torch.allclose(attention.reference(q, k, v, lengths), out, atol=1e-6)
 
 
-def test_what_lies_beyond_a_length_has_no_influence_and_no_gradient():
-    q, k, v = (x.requires_grad_() for x in heads(2, 6, 1, 4))
-    attention(q, k, v, torch.tensor([3, 6])).square().sum().backward()
+@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+@pytest.mark.parametrize("filling", [0.0, torch.nan, torch.inf])
+def test_what_lies_beyond_a_length_has_no_influence_and_no_gradient(backend, filling):
+    q, k, v = heads(2, 6, 1, 4)
+    expected = attention(*(x[:1, :3] for x in (q, k, v)))
     for x in (q, k, v):
-        assert (x.grad[0, 3:] == 0).all() and x.grad[0, :3].abs().sum() > 0
+        x[0, 3:] = filling
+        x.requires_grad_()
+    out = attention.run(backend, q, k, v, torch.tensor([3, 6]))
+    torch.testing.assert_close(out[:1, :3], expected)
+    out.square().sum().backward()
+    for x in (q, k, v):
+        assert (x.grad[0, 3:] == 0).all() and x.grad[0, :3].abs().sum() > 0 and x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

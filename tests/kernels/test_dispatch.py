@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import time
@@ -45,6 +47,17 @@ def test_numpy_arrays_are_refused_before_any_backend_is_asked(op):
             call()
     with pytest.raises(ValueError, match=f"prepare: {message}"):
         prepare(array)
+
+
+@pytest.mark.parametrize("value", [[4, 8], (4, 8)])
+def test_lists_and_tuples_are_refused_before_any_backend_is_asked(op, value):
+    with pytest.raises(ValueError, match=f"double: expected tensors; got a {type(value).__name__}; wrap it in torch.tensor"):
+        op(3, value)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops_are_found_again_by_pickle_and_copy(name):
+    assert pickle.loads(pickle.dumps(OPS[name])) is OPS[name] and copy.deepcopy(OPS[name]) is OPS[name]
 
 
 def test_explain_gives_every_reason(op):

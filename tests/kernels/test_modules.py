@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import vector_quantize_pytorch as vqp
-from duotok.kernels import modules
+from duotok.kernels import modules, use_backends
 from einops import rearrange
 from torch import nn
 
@@ -53,6 +53,26 @@ def test_simvq_takes_another_table_width_and_a_linear_transform():
         modules.SimVQ(8, 50, codebook_transform=nn.Sequential())
 
 
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("make", [lambda: modules.SimVQ(16, 500, channel_first=True), lambda: modules.SimVQ1D(500, 16)])
+def test_autocast_changes_neither_codes_nor_losses(make, backend):
+    torch.manual_seed(6)
+    module, x = make(), torch.randn(2, 16, 50)
+
+    def results(narrow: bool) -> tuple[torch.Tensor, ...]:
+        z = x.clone().requires_grad_()
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            out = module(z)
+        quantized, indices, loss = out if isinstance(module, modules.SimVQ) else (*out[0][::2], out[1].commitment)
+        (loss + quantized.square().sum()).backward()
+        return quantized, indices, loss, z.grad, *(p.grad for p in module.parameters() if p.requires_grad)
+
+    with use_backends(backend):
+        for narrow, wide in zip(results(True), results(False), strict=True):
+            assert torch.equal(narrow, wide)
+
+
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("norm", [False, True])
 def test_random_projection_quantizer_equals_vector_quantize_pytorch(heads, norm):
@@ -64,6 +84,18 @@ def test_random_projection_quantizer_equals_vector_quantize_pytorch(heads, norm)
     x = torch.randn(4, 50, 32)
     assert torch.equal(ours(x), theirs(x))
     torch.testing.assert_close(ours(x, indices=ours(x)), theirs(x, indices=theirs(x)))
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("norm", [False, True])
+def test_silent_frames_have_the_original_s_label(heads, norm):
+    torch.manual_seed(5)
+    options = {"dim": 32, "codebook_size": 200, "codebook_dim": 8, "num_codebooks": heads, "norm": norm}
+    theirs, ours = vqp.RandomProjectionQuantizer(**options), modules.RandomProjectionQuantizer(**options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 20, 32)
+    x[1, 5:9] = 0
+    assert torch.equal(ours(x), theirs(x))
 
 
 class AuthorsSimVQ1D(nn.Module):
@@ -103,6 +135,11 @@ def test_simvq1d_is_the_authors_definition(legacy):
     assert modules.SimVQ1D(300, 16, sane_index_shape=True)(x)[0][2].shape == (2, 21)
     with pytest.raises(ValueError, match="expected remap None"):
         modules.SimVQ1D(300, 16, remap="codes.npy")
+    for wrong in (x.transpose(1, 2), x[0], torch.randn(2, 21, 16)):
+        with pytest.raises(ValueError, match=r"expected z \(B, 16, T\); got \(.*\); bring channels second"):
+            ours(wrong)
+    with pytest.raises(ValueError, match=r"expected temp None or 1, .*; got 0.5, False and False; leave them out"):
+        ours(x, temp=0.5)
 
 
 def test_gaussian_replacement_follows_manual_seed_and_training_mode():
@@ -128,3 +165,37 @@ def test_attention_equals_multihead_attention_with_a_padding_mask():
     got = ours(x, lengths)
     torch.testing.assert_close(got[~padding], expected[~padding], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_starts_like_the_original_and_takes_no_dropout():
+    ours, theirs = modules.Attention(24, 4), nn.MultiheadAttention(24, 4, batch_first=True)
+    for name, parameter in theirs.named_parameters():
+        mine = ours.get_parameter(name)
+        torch.testing.assert_close(mine.std(), parameter.std(), rtol=0.2, atol=0)
+        assert mine.any() == parameter.any(), f"{name} starts at zero in both, or in none"
+    with pytest.raises(TypeError, match="positional"):
+        modules.Attention(24, 4, 0.1)
+    with pytest.raises(ValueError, match="expected num_heads to divide embed_dim; got 4 and 25; change one of them"):
+        modules.Attention(25, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_losses_have_the_module_s_dtype(dtype):
+    torch.manual_seed(7)
+    x = torch.randn(2, 16, 9, dtype=dtype)
+    theirs, ours = (library.SimVQ(16, 50, channel_first=True).to(dtype) for library in (vqp, modules))
+    assert ours(x)[2].dtype == theirs(x)[2].dtype == dtype
+    assert modules.SimVQ1D(50, 16).to(dtype)(x)[1].commitment.dtype == dtype
+
+
+def test_simvq1d_looks_up_what_it_quantizes_to():
+    torch.manual_seed(8)
+    module, x = modules.SimVQ1D(50, 16, sane_index_shape=True), torch.randn(2, 16, 9)
+    quantized, _, indices = module(x)[0]
+    torch.testing.assert_close(module.get_codebook_entry(indices), quantized.transpose(1, 2))
+    torch.testing.assert_close(module.get_codebook_entry(indices.flatten(), (2, 9, 16)), quantized)
+
+
+def test_options_of_the_original_s_vector_quantizer_are_refused():
+    with pytest.raises(ValueError, match=r"expected dim, .* and norm; got kmeans_init, decay; leave it out, or use"):
+        modules.RandomProjectionQuantizer(dim=32, codebook_size=20, codebook_dim=8, kmeans_init=True, decay=0.9)

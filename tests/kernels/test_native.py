@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import runpy
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,6 +200,19 @@ def test_filter_spectrum_keeps_the_rules_of_torch_library():
 def test_unknown_instruction_set():
     with pytest.raises(ValueError, match="got 'mmx'"):
         native.use_cpu_isa("mmx")
+
+
+def test_a_source_distribution_made_without_nvcc_has_all_sources(monkeypatch):
+    """setuptools puts an extension's sources and dependencies into it."""
+    setuptools = pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools.command.bdist_wheel")
+    root, given = Path(__file__).parents[2], {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+    monkeypatch.setenv("DUOTOK_BUILD", "cpu")
+    monkeypatch.chdir(root)
+    runpy.run_path("setup.py")
+    [cpu] = given["ext_modules"]
+    assert {str(file.relative_to(root)) for file in root.glob("csrc/*")} <= {*cpu.sources, *cpu.depends}
 
 
 def test_a_missing_library_is_said_in_a_sentence(monkeypatch, tmp_path):

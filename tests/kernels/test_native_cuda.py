@@ -42,6 +42,17 @@ def test_the_library_loads_without_a_driver_and_says_so():
         native._check(native._library("cuda"), native._library("cuda").duotok_mel_chroma_cuda(args, 0, None))
 
 
+@pytest.mark.parametrize(
+    ("capability", "reason"), [((7, 5), "needs an architecture of sm_80 or later; got sm_75"), ((8, 6), None)]
+)
+def test_chips_without_machine_code_are_refused(monkeypatch, capability, reason):
+    wave = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, requires_grad=False)
+    monkeypatch.setattr(native, "why_not", lambda device: None)
+    monkeypatch.setattr(native, "why_not_plain", lambda *described: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert native.why_not_spectra("cuda", wave, MelSpec(), 2) == reason
+
+
 def test_a_call_goes_to_the_device_and_the_current_stream(monkeypatch):
     calls = []
 

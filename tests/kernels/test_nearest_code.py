@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
@@ -87,6 +89,25 @@ def test_reduced_matmul_precision_changes_no_index(precision):
         assert torch.equal(op.run("numba", z, codes)[:50], expected)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@needs_numba
+@pytest.mark.parametrize("setting", ["cuda.matmul", "mkldnn.matmul", "mkldnn"])
+def test_precisions_of_the_newer_interface_change_no_index(setting):
+    """In a process of its own: torch does not go back to the older interface."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("needs torch 2.9")
+    program = f"""
+import torch
+from duotok.kernels import nearest_code, use_backends
+z, codes = torch.randn(300, 64) + 5, torch.randn(4000, 64) + 5
+with use_backends("reference"):
+    expected = nearest_code(z, codes)
+for precision in ("tf32", "ieee"):
+    torch.backends.{setting}.fp32_precision = precision
+    assert torch.equal(nearest_code.run("numba", z, codes), expected)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.fixture(params=[False, True], ids=["float32", "bfloat16"])
@@ -178,7 +199,8 @@ def test_no_buffer_of_rows_by_codes(narrow):
             return out
 
     z, codes = torch.randn(4096, 32), torch.randn(16_384, 32)
-    nearest_code_cpu.search(z[:10], codes, [])
+    with Watch():  # compiles, and imports what torch watches with
+        nearest_code_cpu.search(z[:10], codes, [])
     tracemalloc.start()  # numpy reports its arrays there
     try:
         with Watch():

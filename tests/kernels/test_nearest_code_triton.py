@@ -81,6 +81,22 @@ def test_interpreted_real_blocks_splits_and_dtypes(monkeypatch, small_blocks):
 
 
 @needs_interpreter
+@pytest.mark.parametrize("fast", [False, True])
+def test_interpreted_rows_out_of_range_are_measured(small_blocks, fast):
+    z, codes = torch.randn(6, 20), torch.randn(150, 20)
+    z[:4] *= torch.tensor([1e7, 1e8, 1e9, 1e12])[:, None]
+    assert torch.equal(op.run("triton", z, codes, fast=fast)[:4], brute_force(z, codes)[:4])
+
+
+@needs_interpreter
+@pytest.mark.parametrize(("offset", "scale"), [(1e37, 3e36), (-3e38, 6e38)])
+def test_interpreted_codes_near_the_end_of_float32(small_blocks, offset, scale):
+    codes = offset + scale * torch.rand(150, 8, generator=torch.Generator().manual_seed(1))
+    z = codes[::11] * 0.99
+    assert torch.equal(op.run("triton", z, codes), brute_force(z, codes))
+
+
+@needs_interpreter
 def test_interpreted_search_is_traced_whole(small_blocks):
     z, codes = torch.randn(5, 20, requires_grad=True), torch.randn(70, 20)
     prepared = prepare(codes)

@@ -52,6 +52,24 @@ def test_convolution(dtype, stride, relu, added):
 
 @needs_onednn
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("lay_out", [lambda b: torch.stack([b, b + 9], 1)[:, 0], lambda b: b[:1].expand(len(b))])
+def test_a_bias_may_lie_as_it_likes(dtype, lay_out):
+    bias = lay_out(normal(13, dtype=dtype))
+    assert_near(linear, normal(5, 24, dtype=dtype), normal(13, 24, dtype=dtype), bias)
+    assert_near(convolution, normal(2, 3, 19, 13, dtype=dtype), normal(13, 3, 3, 3, dtype=dtype), bias)
+
+
+@needs_onednn
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.detach()[:, :]])
+def test_a_convolution_of_the_residual_branch_leaves_it_alone(view):
+    x = normal(2, 8, 19, 13).contiguous(memory_format=torch.channels_last)
+    add, before = view(x), x.clone()
+    assert_near(convolution, x, normal(add.shape[1], 8, 3, 3), normal(add.shape[1]), 1, True, add)
+    assert torch.equal(x, before)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_attention(dtype, scale):
     q, k, v = (normal(2, 256, 3, 8, dtype=dtype) + shift for shift in (0, 0.1, 0.2))
@@ -59,7 +77,7 @@ def test_attention(dtype, scale):
 
 
 @needs_onednn
-@pytest.mark.parametrize("change", ["in place", "moved", "another dtype"])
+@pytest.mark.parametrize("change", ["in place", "moved", "another dtype", "numpy"])
 def test_a_changed_weight_is_packed_again(change):
     layer, x = torch.nn.Linear(24, 13).requires_grad_(False), normal(5, 24)
     linear(x, layer.weight, layer.bias)
@@ -67,6 +85,9 @@ def test_a_changed_weight_is_packed_again(change):
         layer.weight.mul_(2)
     elif change == "moved":
         layer.weight.data = layer.weight.data * 3
+    elif change == "numpy":
+        layer.weight.numpy()[:] *= 2
+        layer.weight.mul_(1)  # as the docstring says
     else:
         layer, x = layer.bfloat16(), x.bfloat16()
     assert_near(linear, x, layer.weight, layer.bias)
@@ -120,6 +141,11 @@ def test_gradients_autocast_and_short_clips_go_elsewhere():
         assert linear(x, weight.detach()).dtype == torch.bfloat16
     assert "256 frames" in attention.explain(*[normal(1, 255, 2, 8)] * 3)["onednn"]
     assert "not both" in linear.explain(x, weight.detach(), None, True, normal(5, 13))["onednn"]
+
+
+def test_nothing_in_or_out():
+    assert linear(normal(5, 24), normal(0, 24)).shape == (5, 0) and linear(normal(5, 0), normal(13, 0)).shape == (5, 13)
+    assert convolution(normal(0, 3, 9, 9), normal(4, 3, 3, 3), normal(4)).shape == (0, 4, 9, 9)
 
 
 @pytest.mark.parametrize(

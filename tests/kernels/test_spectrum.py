@@ -145,6 +145,13 @@ def test_tables_made_in_inference_mode_serve_training():
         ({"norm": "area"}, "norm: expected None or slaney; got 'area'"),
         ({"log": "log2"}, "log: expected db, ln, log10 or none; got 'log2'"),
         ({"std": 0.0}, "std: expected a positive number; got 0.0"),
+        ({"hop_length": "a"}, "hop_length: expected a whole number; got 'a'"),
+        ({"n_fft": 1024.0}, "n_fft: expected a whole number; got 1024.0"),
+        ({"pad": 0.5}, "pad: expected a whole number; got 0.5"),
+        ({"sample_rate": None}, "sample_rate: expected a number; got None"),
+        ({"n_mels": 12.5}, "n_mels: expected a whole number; got 12.5"),
+        ({"power": "2"}, "power: expected a number; got '2'"),
+        ({"f_max": "8000"}, "f_max: expected a number; got '8000'"),
     ],
 )
 def test_specs_that_make_no_sense(changes, text):
@@ -184,6 +191,22 @@ def test_filters_that_do_not_fit():
     for wrong in (bank[:1024], bank.T, bank[:, 0]):
         with pytest.raises(ValueError, match=r"expected a bank \(1025, F\) for n_fft 2048; got "):
             filter_spectrum(wave, Framing(), window, wrong)
+
+
+@pytest.mark.parametrize("backend", filter_spectrum.backends)
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"log": "log2"}, "expected log to be db, ln, log10 or none; got 'log2'; correct it"),
+        ({"power": "a"}, "expected power positive and floor a number; got power 'a'; correct it"),
+        ({"power": 0}, "got power 0"),
+        ({"floor": None}, "got floor None"),
+    ],
+)
+def test_options_of_filters_that_make_no_sense(backend, options, text):
+    arguments = noise(1, 5000), Framing(), torch.hann_window(2048), torch.rand(1025, 40)
+    with pytest.raises(ValueError, match=f"filter_spectrum: .*{text}"):
+        filter_spectrum.run(backend, *arguments, **options)
 
 
 def test_specs_of_different_frames():

@@ -158,6 +158,8 @@ def test_a_copy_owns_its_bank():
         ({"pad_mode": "circular"}, "pad_mode: expected reflect or constant; got 'circular'"),
         ({"normalized": "peak"}, "expected normalized to be a bool, window or frame_length; got 'peak'"),
         ({"power": 0.0}, "power: expected a positive number; got 0.0"),
+        ({"power": None}, "power: expected a number; got None"),
+        ({"n_fft": 400.0}, "n_fft: expected a whole number; got 400.0"),
         ({"hop_length": 0}, "hop_length: expected at least 1; got 0"),
         ({"win_length": 401}, "win_length: expected 1 to n_fft = 400; got 401"),
         ({"f_min": 9000.0}, "f_min: expected 0 to below f_max = 8000.0 Hz; got 9000.0"),
@@ -168,6 +170,53 @@ def test_refusals(options, text):
     with pytest.raises(ValueError, match="expected") as error:
         MelSpectrogram(**options)
     assert text in str(error.value)
+
+
+def test_a_chromagram_needs_a_power():
+    with pytest.raises(ValueError, match="Spectrogram: expected power to be a positive number; got None; take 2 or 1"):
+        ChromaSpectrogram(16_000, 512, power=None)
+
+
+@pytest.mark.parametrize("options", MEL_OPTIONS, ids=str)
+@pytest.mark.filterwarnings("ignore:.*onesided.*", "ignore:At least one mel filterbank")
+def test_parts_and_attributes_are_the_original_s(options):
+    theirs, ours = torchaudio_class("torchaudio.transforms", "MelSpectrogram")(**options), MelSpectrogram(**options)
+    names = [name for name, value in vars(theirs).items() if isinstance(value, int | float | str | None)]
+    for name in [name for name in names if not name.startswith("_")]:
+        assert getattr(ours, name) == (theirs.f_max if name == "f_max" and "f_max" in options else getattr(theirs, name)), name
+    for wave in (noise(2, 3000), noise(2, 3, 2999)):
+        spectrum = theirs.spectrogram(wave)
+        torch.testing.assert_close(ours.spectrogram(wave), spectrum, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours.mel_scale(spectrum), theirs.mel_scale(spectrum), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", MODULES)
+@pytest.mark.parametrize("module_dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_wider_dtype_is_the_answer_s(make, module_dtype, dtype):
+    module, wave = make().to(module_dtype), noise(2, 4000).to(dtype)
+    got = module(wave)
+    assert got.dtype == torch.promote_types(module_dtype, dtype)
+    exact = make().double()(wave.double())
+    torch.testing.assert_close(got.double(), exact, rtol=1e-3, atol=1e-4 * exact.abs().max().item())
+
+
+@pytest.mark.parametrize("make", MODULES)
+def test_a_float64_module_of_int16_samples(make):
+    samples = pcm(2, 4000)
+    torch.testing.assert_close(make().double()(samples), make().double()(samples.double() / 32768))
+
+
+@pytest.mark.parametrize("make", MODULES)
+def test_other_integers_are_refused(make):
+    for function in (make(), make().spectrogram):
+        with pytest.raises(ValueError, match=r"expected a wave of floats or int16; got torch\.int32; convert"):
+            function(pcm(2, 4000).int())
+
+
+@pytest.mark.parametrize("n_fft", [400, 512])
+def test_no_clips_have_no_spectra(n_fft):
+    assert MelSpectrogram(n_fft=n_fft, n_mels=20)(noise(0, 4000)).shape == (0, 20, 4000 // (n_fft // 2) + 1)
 
 
 @pytest.mark.skipif(native.why_not() is not None, reason=f"spectra on the CPU: {native.why_not()}")
