@@ -76,7 +76,7 @@ def test_a_folder_that_becomes_read_only(songs, tmp_path, monkeypatch):
         return real(path, flags, *more, **options)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(OSError, match=r"expected to claim a unit; got Read-only file system; choose a folder"):
+    with pytest.raises(OSError, match=r"expected to claim a unit; got Read-only file system; free space, or choose a folder"):
         Claims(tmp_path, 60).claim(0)
 
 
