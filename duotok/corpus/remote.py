@@ -91,10 +91,10 @@ def _write(target: BinaryIO, piece: bytes, path: Path) -> None:
 
 
 def size(path: str) -> int:
-    """Count a file's bytes, local or remote; 0 if it is none."""
-    if not is_remote(path):
-        return Path(path).stat().st_size if Path(path).is_file() else 0
+    """Count a file's bytes, local or remote; 0 if it is none, or cannot be looked at."""
     try:
+        if not is_remote(path):
+            return Path(path).stat().st_size if Path(path).is_file() else 0
         system, inner = open_store(path)
         return int(system.size(inner) or 0) if system.isfile(inner) else 0
     except (OSError, ValueError):

@@ -162,7 +162,8 @@ def blame(song: Song, error: Exception) -> Outcome:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         raise OSError(f"expected memory for {song.source}; got {error}; use fewer workers or a smaller batch") from error
     if isinstance(error, OSError):
-        return refusal(song, "open", "io_error", error)
+        found = f"expected files that can be read; got {error}; correct the path, or make its folder reachable"
+        return refusal(song, "open", "io_error", OSError(f"{song.source}: {found}"))
     # A defect of ours or of a decoder: reported with the song it needs, and with its traceback in the log.
     logger.debug("song %s", song.id, exc_info=error)
     return refusal(song, "encode", "error", error)
