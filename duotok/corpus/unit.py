@@ -1,8 +1,9 @@
 """`run_unit`: the one function that all launchers call. It claims a unit, tokenizes its songs, and commits it.
 
 A song that was in flight at a crash is tried again alone, before all others; at its second crash it is refused, as
-`worker_crash`. A kill from outside (a time limit, a restart, too little memory) speaks against a song only when it has come
-again and again with that song alone in flight.
+`worker_crash`. A kill from outside (a time limit, a restart) speaks against a song only when it has come eight times with that
+song alone in flight: a system kills those, too, that take all its memory, and such a song would hold up its unit for ever. What
+ends in order (a full disk, a signal to stop) speaks against none.
 """
 
 from __future__ import annotations

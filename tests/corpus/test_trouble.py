@@ -163,6 +163,16 @@ def test_an_encoder_that_fails_is_blamed_on_the_song_at_the_second_time(songs, s
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("kills", "refused"), [(7, {"page.mp3"}), (8, {"000_vocals.wav", "page.mp3"})])
+def test_a_song_alone_under_way_at_eight_kills_is_refused(songs, tmp_path, kills, refused):
+    """As one that takes all memory, which the system ends by a kill."""
+    job = Job(tmp_path, plan(songs, tmp_path, songs_per_unit=4), Options())
+    for _ in range(kills):
+        unit.Journal(tmp_path, 0, job.identity).begin(collect([songs])[0].id)
+    run_unit(job, 0)
+    assert failures(tmp_path).keys() == refused
+
+
 def test_a_defect_of_a_worker_ends_the_run(songs, tmp_path):
     setup = plan(songs, tmp_path)
     with pytest.raises(PlanError, match="got a defect of one, whose traceback stands above"):
