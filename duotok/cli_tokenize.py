@@ -209,7 +209,7 @@ def _plan(songs: list[str], out: Path, *options: object, songs_per_unit: int | N
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a folder; got the file {out}; choose another name")
     found = collect(songs)
-    setup = _setup(any(song.is_mixture for song in found), *options)
+    setup = _setup(any(song.is_mixture for song in found), *options).absolute()
     if setup.publish:
         open_store(setup.publish)
     made, policy = setup.build()

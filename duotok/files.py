@@ -68,6 +68,22 @@ def whole_file(path: Path, what: str) -> Iterator[Path]:
         ) from error
 
 
+def move(source: Path, target: Path) -> None:
+    """Rename a file within a disk, in place of the one that is there.
+
+    Raises:
+        WriteError: if it is gone, or the folder cannot be written to.
+    """
+    make_folder(target.parent)
+    try:
+        source.replace(target)
+    except OSError as error:
+        raise WriteError(
+            f"{target}: expected to write it; got {error.strerror}; free space or choose another folder, "
+            "then run the same command again"
+        ) from error
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Fill a folder that appears whole or not at all: yield a temporary one beside it, flushed and renamed at the end.

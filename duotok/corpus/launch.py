@@ -24,7 +24,7 @@ from .setup import Setup
 from .songs import PlanError
 from .status import RunStatus, StatusReader
 from .store import units_to_do
-from .unit import run_unit
+from .unit import publish_missing, run_unit
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,8 @@ def launch(
         OSError: if the machine fails (a full disk, no memory).
     """
     todo = units_to_do(run, units)
+    if setup.publish:
+        publish_missing(run, sorted({*units} - {*todo}), setup.publish)
     if not todo and (run / "report.json").exists():
         return
     poll = _Poll(run, how.max_failure_rate, on_status)

@@ -4,8 +4,11 @@
 
 A claim is made by creating the next file, which only one of many can do (O_EXCL), and kept by appending a line now and then: a
 beat. No clocks are compared: an observer watches the file, and takes the unit over when it has not changed for `expiry_s` of
-the observer's own monotonic clock, or at once when its process was one of this host and is gone. Two that work on one unit
-after all (one was asleep) do no harm: both make the same bytes.
+the observer's own monotonic clock, or at once when its process was one of this host and is gone.
+
+Two that work on one unit after all (one was asleep) do no harm: both make the same bytes, and each looks at the claims right
+before it renames a file of the unit. One that falls asleep between that look and the rename may still replace a file that the
+other has committed; a plain file system has no way to forbid it.
 """
 
 from __future__ import annotations
@@ -40,8 +43,22 @@ class Lease:
         lost: whether a beat found that another process took the unit over.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self.lost = path, False
+    def __init__(self, path: Path, first: bytes) -> None:
+        self._path, self._first, self.lost = path, first, False
+
+    def check(self) -> None:
+        """Look whether the unit is still this process's: its file is the newest, and was not made anew by another.
+
+        Raises:
+            LeaseLost: if it is not.
+        """
+        newest = _claims_of(self._path.parent, _unit_of(self._path))[-1:]
+        try:
+            self.lost = newest != [self._path] or not self._path.read_bytes().startswith(self._first)
+        except FileNotFoundError:
+            self.lost = True
+        if self.lost:
+            raise LeaseLost(str(self._path))
 
     def beat(self, **progress: Any) -> None:
         """Show a sign of life, and what has been done so far.
@@ -49,9 +66,8 @@ class Lease:
         Raises:
             LeaseLost: if another process took the unit over.
         """
+        self.check()
         try:
-            if _claims_of(self._path.parent, _unit_of(self._path))[-1:] != [self._path]:
-                raise FileNotFoundError
             handle = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError:
             self.lost = True
@@ -60,10 +76,12 @@ class Lease:
             file.write(json.dumps(progress).encode() + b"\n")
 
     def release(self) -> None:
-        """Give the unit back: this claim's file goes last, lest an older one seem to be the newest."""
-        for path in _claims_of(self._path.parent, _unit_of(self._path)):
-            if _number_of(path) <= _number_of(self._path):
-                path.unlink(missing_ok=True)
+        """Give the unit back, unless another has it: this claim's file goes last, lest an older one seem to be the newest."""
+        with suppress(LeaseLost):
+            self.check()
+            for path in _claims_of(self._path.parent, _unit_of(self._path)):
+                if _number_of(path) <= _number_of(self._path):
+                    path.unlink(missing_ok=True)
 
 
 class Claims:
@@ -89,8 +107,9 @@ class Claims:
             logger.warning("unit %d: took it over from %s: %s", unit, holder(newest[0]), why)
             number = _number_of(newest[0]) + 1
         path = self._folder / f"{unit:05d}.{number:03d}.jsonl"
+        first = json.dumps({"place": _place(), "host": platform.node(), "pid": os.getpid()}).encode() + b"\n"
         try:
-            _create(path, json.dumps({"place": _place(), "host": platform.node(), "pid": os.getpid()}).encode() + b"\n")
+            _create(path, first)
         except FileExistsError:  # another was faster
             return None
         except OSError as error:
@@ -98,7 +117,7 @@ class Claims:
                 f"{path}: expected to claim a unit; got {error.strerror}; free space, or choose a folder that can be written "
                 "to, then run the same command again"
             ) from error
-        return Lease(path)
+        return Lease(path, first)
 
     def _why_void(self, path: Path) -> str | None:
         """Say why a claim of another process no longer holds; None if it does."""

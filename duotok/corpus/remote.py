@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -101,20 +101,49 @@ def size(path: str) -> int:
         return 0
 
 
-def publish(paths: list[Path], run: Path, address: str) -> None:
-    """Copy files of a run to the same places under `address`.
+def publish(paths: list[Path], run: Path, address: str, gone: Sequence[Path] = ()) -> None:
+    """Copy files of a run to the same places under `address`, where copies of files that are gone are removed first.
 
     Raises:
-        WriteError: if one cannot be copied.
+        WriteError: if that is not possible.
     """
+    system, root = open_store(address)
+    for path in gone:
+        with _reaching(address, f"to remove {path.name}"):
+            if system.exists(_place(root, path, run)):
+                system.rm_file(_place(root, path, run))
+    for path in paths:
+        with _reaching(address, f"to copy {path.name}"):
+            system.makedirs(system._parent(_place(root, path, run)), exist_ok=True)
+            system.put_file(str(path), _place(root, path, run))
+
+
+def sizes(folder: Path, run: Path, address: str) -> dict[str, int]:
+    """List the copies of a folder's files: name and size; none where nothing is published yet.
+
+    Raises:
+        WriteError: if the place cannot be reached.
+    """
+    system, root = open_store(address)
+    with _reaching(address, "to list what is published"):
+        system.invalidate_cache()
+        try:
+            found = system.ls(_place(root, folder, run), detail=True)
+        except FileNotFoundError:
+            return {}
+    return {PurePosixPath(each["name"]).name: each["size"] for each in found}
+
+
+def _place(root: str, path: Path, run: Path) -> str:
+    return f"{root.rstrip('/')}/{path.relative_to(run).as_posix()}"
+
+
+@contextmanager
+def _reaching(address: str, what: str) -> Iterator[None]:
     try:
-        system, root = open_store(address)
-        for path in filter(Path.exists, paths):
-            target = f"{root.rstrip('/')}/{path.relative_to(run).as_posix()}"
-            system.makedirs(system._parent(target), exist_ok=True)
-            system.put_file(str(path), target)
-    except OSError as error:
+        yield
+    except Exception as error:  # of the store's own kinds, which need not be errors of the system
         raise WriteError(
-            f"{address}: expected to copy {path.name}; got {type(error).__name__}: {error}; "
+            f"{address}: expected {what}; got {type(error).__name__}: {error}; "
             "make the place reachable, then run the same command again"
         ) from error

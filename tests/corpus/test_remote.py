@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from runs import command, failures, finish, outputs, plan, write_songs
 
-from duotok.corpus.setup import Setup
+from duotok.corpus.setup import Setup, read_setup
 from duotok.corpus.songs import PlanError, collect
 from duotok.files import WriteError
 
@@ -82,9 +82,42 @@ def test_a_store_that_cannot_be_written_to_leaves_the_unit_undone(songs, tmp_pat
     setup = plan(songs, tmp_path / "run", publish=f"file://{tmp_path}/file/run")
     with pytest.raises(WriteError, match=r"expected to copy unit-00000.parquet; got .*; make the place reachable"):
         finish(tmp_path / "run", setup)
-    assert not list((tmp_path / "run" / "done").iterdir()) and list((tmp_path / "run" / "journal").iterdir())
+    assert not list(tmp_path.glob("run/done/*")) and list((tmp_path / "run" / "journal").iterdir())
     finish(tmp_path / "run", Setup(**{**vars(setup), "publish": f"file://{tmp_path}/copy"}))
     assert (tmp_path / "copy/data/unit-00000.parquet").read_bytes() == (tmp_path / "run/data/unit-00000.parquet").read_bytes()
+
+
+def test_what_was_finished_before_it_was_to_be_published_is_published(songs, contents, tmp_path, monkeypatch):
+    """Units that were done elsewhere or nowhere published, copies that are of another time, and a folder named from here."""
+    monkeypatch.chdir(tmp_path)
+    plan(songs, tmp_path / "run", songs_per_unit=1)
+    finish(tmp_path / "run", read_setup(tmp_path / "run"))
+    plan(songs, tmp_path / "run", songs_per_unit=1, publish="copy")
+    (tmp_path / "copy" / "done").mkdir(parents=True)
+    (tmp_path / "copy" / "done" / "00001.json").write_text("{}")
+    monkeypatch.chdir("/")
+    finish(tmp_path / "run", read_setup(tmp_path / "run"), workers=1)
+    there = {name: data for name, data in contents(tmp_path / "run").items() if name.startswith(("data", "failed", "done"))}
+    assert len(there) == 8 and contents(tmp_path / "copy") == there
+
+
+def test_a_unit_is_published_before_it_is_done_and_loses_its_copy_with_its_rows(contents, tmp_path):
+    """A note that cannot be copied leaves its unit to be done again; where no song is left, none is published."""
+    folder, copy = write_songs(tmp_path / "songs", (1.0,)), tmp_path / "copy"
+    setup = plan(folder, tmp_path / "run", publish=str(copy))
+    (copy / "done").parent.mkdir()
+    (copy / "done").write_text("in the way")
+    with pytest.raises(WriteError, match=r"expected to copy 00000.json; got .*; make the place reachable"):
+        finish(tmp_path / "run", setup)
+    assert (copy / "data" / "unit-00000.parquet").exists() and not list(tmp_path.glob("run/done/*"))
+    (copy / "done").unlink()
+    finish(tmp_path / "run", setup)
+    assert (copy / "done" / "00000.json").read_bytes() == (tmp_path / "run" / "done" / "00000.json").read_bytes()
+    (folder / "000_vocals.wav").unlink()
+    (tmp_path / "run" / "done" / "00000.json").unlink()
+    finish(tmp_path / "run", setup)
+    assert sorted(contents(copy)) == ["done/00000.json", "failed/unit-00000.jsonl"]
+    assert not list(tmp_path.glob("run/data/*"))
 
 
 def test_workers_read_from_a_bucket_and_publish_to_it(songs, s3, tmp_path):

@@ -80,19 +80,6 @@ def test_a_folder_that_becomes_read_only(songs, tmp_path, monkeypatch):
         Claims(tmp_path, 60).claim(0)
 
 
-def test_a_unit_of_a_host_that_died_is_taken_over(songs, sound, tmp_path, caplog):
-    setup = plan(songs, tmp_path)
-    (tmp_path / "leases").mkdir()
-    dead = {"place": "gone:boot:pid", "host": "gone", "pid": 7}
-    (tmp_path / "leases" / "00000.000.jsonl").write_text(json.dumps(dead) + "\n")
-    start = time.monotonic()
-    finish(tmp_path, setup, expiry_s=1.0)
-    assert time.monotonic() - start >= 1.0
-    assert "unit 0: took it over from process 7 of host gone: no sign of life for 1 s" in caplog.text
-    assert outputs(tmp_path) == outputs(sound)
-    assert list((tmp_path / "leases").iterdir()) == []
-
-
 def test_a_clock_that_jumps(songs, sound, tmp_path, monkeypatch):
     """Years forth and back between any two looks at it."""
     setup = plan(songs, tmp_path)
@@ -116,30 +103,6 @@ def test_a_checkpoint_that_changed(songs, sound, tmp_path):
     )
     assert again.returncode == 2
     one_error(again, "got a run with fingerprint")
-
-
-def test_a_unit_that_was_taken_over_is_left_to_its_new_worker(songs, sound, tmp_path, monkeypatch):
-    """A worker sleeps so long that another takes its unit over; it writes nothing more, and goes on with the next."""
-    setup = plan(songs, tmp_path)
-    job = Job(tmp_path, setup, Options(beat_s=1e9))
-    write = unit.write_unit
-
-    def sleep_before_commit(*arguments):
-        pytest.fail("it wrote a unit that another holds")
-
-    def taken_over(own, song_id):
-        path = tmp_path / "leases" / "00000.001.jsonl"
-        path.write_text(json.dumps({"place": "other", "host": "other", "pid": 7}) + "\n")
-        return begin(own, song_id)
-
-    begin = unit.Journal.begin
-    monkeypatch.setattr(unit.Journal, "begin", taken_over)
-    monkeypatch.setattr(unit, "write_unit", sleep_before_commit)
-    assert run_unit(job, 0) is None
-    monkeypatch.setattr(unit.Journal, "begin", begin)
-    monkeypatch.setattr(unit, "write_unit", write)
-    assert run_unit(job, 0) is None, "the other has it still"
-    assert run_unit(job, 1)
 
 
 def test_an_encoder_that_fails_is_blamed_on_the_song_at_the_second_time(songs, sound, tmp_path, monkeypatch):
