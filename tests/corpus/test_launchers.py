@@ -7,11 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import command, finish, outputs, plan, write_songs
+from runs import StuckSetup, command, finish, outputs, plan, write_songs
 
 from duotok.corpus import launch
 from duotok.corpus.job import Options
 from duotok.corpus.setup import Setup
+from duotok.corpus.status import RunStatus
 from duotok.corpus.verify import verify
 
 SECONDS = (1.0, 2.0, 1.5, 1.0, 3.0, 1.2, 2.5)
@@ -39,6 +40,22 @@ def assert_same(run: Path, alone: Path) -> None:
 def test_workers(songs, alone, spread_folder, tmp_path, workers):
     setup = plan(songs, tmp_path, tokenizer=spread_folder)
     finish(tmp_path, setup, workers, threads=1, num_decoders=workers - 1, queue_s=0)
+    assert_same(tmp_path, alone)
+
+
+def test_a_worker_that_hangs_does_not_hold_up_a_run_that_is_done(songs, alone, spread_folder, tmp_path, monkeypatch):
+    """One of two is stopped where it builds its tools, as by SIGSTOP from outside; the other does all units."""
+    setup = plan(songs, tmp_path, tokenizer=spread_folder)
+    seen = []
+
+    def watch(status: RunStatus) -> None:
+        seen.append(status.units)
+        assert seen.count(status.num_units) < 200, "it waits for the worker that hangs"
+
+    monkeypatch.setattr(launch, "_GRACE_S", 0.2)
+    stuck = StuckSetup(**{**vars(setup), "cache": tmp_path})
+    launch.launch(tmp_path, stuck, [0, 1, 2, 3], launch.Launch(num_workers=2), Options(), watch)
+    assert (tmp_path / "stuck").exists()
     assert_same(tmp_path, alone)
 
 
@@ -83,7 +100,10 @@ def test_encoders_leave_threads_to_the_decoders(monkeypatch, tmp_path, workers, 
         def listen(self) -> bool:
             return False
 
-        def stop(self) -> None:
+        def terminate(self) -> None:
+            pass
+
+        def stop(self, end: float) -> None:
             pass
 
     monkeypatch.setattr(launch, "_Worker", Worker)
