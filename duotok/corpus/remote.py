@@ -71,16 +71,24 @@ def _fetched(address: str) -> Iterator[Path]:
             with system.open(inner, "rb") as source, path.open("wb") as target:
                 while piece := source.read(1 << 22):
                     _write(target, piece, path)
-        except FileNotFoundError:
-            raise AudioError("open", "missing", f"{address}: expected a file; got nothing; correct the address") from None
-        except WriteError:
+        except (WriteError, MemoryError):
             raise
         except ValueError as error:
             raise AudioError("open", "unsupported", str(error)) from error
-        except OSError as error:
-            found = f"expected to fetch a file; got {type(error).__name__}: {error}"
-            raise AudioError("open", "unreachable", f"{address}: {found}; retry later") from error
+        except Exception as error:  # of the store's own kinds, which need not be errors of the system
+            if _is_absent(error, address):
+                raise AudioError("open", "missing", f"{address}: expected a file; got nothing; correct the address") from None
+            why = error.__cause__ if isinstance(error, FileNotFoundError) else error
+            found = f"expected to fetch a file; got {type(why).__name__}: {why}; check network and credentials, then retry"
+            raise AudioError("open", "unreachable", f"{address}: {found}") from error
         yield path
+
+
+def _is_absent(error: Exception, address: str) -> bool:
+    """Tell a file that is not there from a server that does not answer; fsspec says of both that nothing is found, over http."""
+    if not isinstance(error, FileNotFoundError) or not address.startswith("http"):
+        return isinstance(error, FileNotFoundError)
+    return isinstance(error.__cause__, FileNotFoundError | None) or getattr(error.__cause__, "status", 0) in (404, 410)
 
 
 def _write(target: BinaryIO, piece: bytes, path: Path) -> None:
@@ -97,7 +105,7 @@ def size(path: str) -> int:
             return Path(path).stat().st_size if Path(path).is_file() else 0
         system, inner = open_store(path)
         return int(system.size(inner) or 0) if system.isfile(inner) else 0
-    except (OSError, ValueError):
+    except Exception:  # noqa: BLE001 - of the store's own kinds; the song has been refused already
         return 0
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import os
+import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 from runs import command, failures, finish, outputs, plan, write_songs
 
+from duotok.corpus.remote import fetched, publish, size
 from duotok.corpus.setup import Setup, read_setup
-from duotok.corpus.songs import PlanError, collect
+from duotok.corpus.songs import PlanError, Song, collect
 from duotok.files import WriteError
+from duotok.integrity import AudioError
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +138,52 @@ def test_workers_read_from_a_bucket_and_publish_to_it(songs, s3, tmp_path):
     for name in data:
         assert expected[name] == found[name] == bucket.cat_file(f"store/tokens/{name}")
     assert failures(tmp_path / "there")["page.mp3"]["message"].startswith("s3://store/songs/page.mp3: expected audio")
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    """Answers a request with the status in its path."""
+
+    def do_GET(self) -> None:
+        self.send_error(int(self.path[1:4]))
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def reason(address: str) -> str:
+    with pytest.raises(AudioError, match=f"^{address}: expected") as caught, fetched(Song("id", "x", mixture_path=address)):
+        pass
+    return caught.value.reason
+
+
+def test_a_server_that_does_not_answer_is_told_from_a_file_that_is_gone():
+    pytest.importorskip("aiohttp", reason="needs the package aiohttp")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        found = {status: reason(f"{at}/{status}.wav") for status in (404, 410, 403, 503)}
+        server.shutdown()
+        thread.join()
+    assert found == {404: "missing", 410: "missing", 403: "unreachable", 503: "unreachable"}
+    assert reason(f"{at}/200.wav") == "unreachable", "nobody listens there any more"
+    assert size(f"{at}/200.wav") == 0
+
+
+def test_without_credentials_a_store_cannot_be_reached(tmp_path, monkeypatch):
+    """Its error is of its own kind, and none of the system's."""
+    s3fs = pytest.importorskip("s3fs", reason="needs the package s3fs")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert reason("s3://store/song.wav") == "unreachable" and size("s3://store/song.wav") == 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"expected to copy file; got NoCredentialsError: .*; make the place reachable"):
+        publish([tmp_path / "file"], tmp_path, "s3://store/run")
 
 
 @pytest.mark.parametrize(
