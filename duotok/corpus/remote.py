@@ -85,7 +85,7 @@ def _fetched(address: str) -> Iterator[Path]:
 
 
 def _is_absent(error: Exception, address: str) -> bool:
-    """Tell a file that is not there from a server that does not answer; fsspec says of both that nothing is found, over http."""
+    """Tell a file that is not there from a server that does not answer; fsspec's http finds nothing in both cases."""
     if not isinstance(error, FileNotFoundError) or not address.startswith("http"):
         return isinstance(error, FileNotFoundError)
     return isinstance(error.__cause__, FileNotFoundError | None) or getattr(error.__cause__, "status", 0) in (404, 410)
