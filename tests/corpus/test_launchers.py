@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from runs import StuckSetup, command, finish, outputs, plan, write_songs
 
+from duotok.cli import app
 from duotok.corpus import launch
 from duotok.corpus.job import Options
 from duotok.corpus.setup import Setup
@@ -84,6 +86,21 @@ def test_tasks_of_a_slurm_array(songs, alone, spread_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.isdigit()] == ["2", "4"], "each task does its share of the units"
     assert_same(run, alone)
+
+
+def test_a_slurm_script_carries_the_options(songs, tmp_path, monkeypatch, capsys):
+    """A tokenizer that moved is named from the root; a choice of units is refused, as the array makes its own."""
+    monkeypatch.chdir(tmp_path)
+    plan(songs, tmp_path / "run")
+    (tmp_path / "moved").mkdir()
+    line = ["tokenize", "run", "run", "--launcher", "slurm", "--tasks", "16"]
+    options = {"threads": 4, "queue-s": 30.5, "lease-expiry": 1234567.5, "max-failure-rate": 0.12345, "tokenizer": "moved"}
+    app([*line, *(f"--{name}={value}" for name, value in options.items())], standalone_mode=False)
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    options["tokenizer"] = str(tmp_path / "moved")
+    assert {f"--{name}={value}" for name, value in options.items()} <= {*words}
+    with pytest.raises(ValueError, match="--units: expected none with --launcher slurm"):
+        app([*line, "--units", "0-1"], standalone_mode=False)
 
 
 @pytest.mark.parametrize(("workers", "decoders", "threads"), [(1, 1, 7), (2, 1, 3), (2, 0, 4), (4, 2, 1)])

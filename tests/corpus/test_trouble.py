@@ -16,6 +16,8 @@ import pytest
 from runs import DefectiveSetup, command, failures, finish, outputs, plan, wait_for_journal, write_songs
 
 import duotok
+from duotok.cli import app
+from duotok.corpus import songs as songs_module
 from duotok.corpus import unit
 from duotok.corpus.job import Job, Options
 from duotok.corpus.launch import _Poll
@@ -162,6 +164,18 @@ def test_a_job_that_is_asked_to_stop_gives_its_units_back(tmp_path):
     assert list((tmp_path / "run" / "leases").iterdir()) == []
     finish(tmp_path / "run", setup)
     assert verify(tmp_path / "run").problems == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_asked_to_stop_while_it_plans_says_so(songs, tmp_path, monkeypatch, capsys, number):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(songs_module, "collect", lambda songs: os.kill(os.getpid(), number))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            app(["tokenize", str(songs), "-o", str(tmp_path / "run")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 130 and capsys.readouterr().err == "stopped; run the same command to go on\n"
 
 
 def test_too_many_refused_songs_stop_a_run_that_asked_for_it(songs, tmp_path):
