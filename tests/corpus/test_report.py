@@ -210,7 +210,7 @@ def test_commands_of_a_run_in_steps(songs, run, tmp_path):
     assert outputs(steps) == outputs(run) and (steps / "report.md").exists()
 
 
-@pytest.mark.parametrize("units", ["5", "3-", "a", "0-1-2", "2/2", "-1/2", ""])
+@pytest.mark.parametrize("units", ["5", "3-", "a", "0-1-2", "2/2", "-1/2", "", "2-1", "0-99999999999999"])
 def test_units_that_do_not_exist_are_refused(units):
     with pytest.raises(PlanError, match=r"units: expected ranges like 0-3,7 below 3, or a share like 0/16; got"):
         choose_units(units, 3)
