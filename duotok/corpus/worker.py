@@ -26,6 +26,8 @@ from .store import TOKEN_FORMAT, check_row
 
 logger = logging.getLogger(__name__)
 
+_MAX_CHANNELS = 127  # the column of the token file holds no more
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -79,6 +81,9 @@ class SongWindows:
 
     def _windows(self) -> Iterator[tuple[int, np.ndarray]]:
         with remote.fetched(self.song) as song, open_song(song, self._policy) as opened:
+            if opened.channels > _MAX_CHANNELS:
+                found = f"expected {_MAX_CHANNELS} channels at most; got {opened.channels}"
+                raise AudioError("open", "unsupported", f"{song.source}: {found}; mix them down to stereo")
             stream, activity = self._tokenizer.stream(opened.sample_rate), VocalActivity(opened.sample_rate)
             for vocals, accompaniment in opened.blocks():
                 activity.push(vocals)

@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runs import DefectiveSetup, command, failures, finish, outputs, plan, wait_for_journal, write_songs
+from make_audio import music, write
+from runs import RATE, DefectiveSetup, command, failures, finish, outputs, plan, wait_for_journal, write_songs
 
 import duotok
 from duotok.cli import app
@@ -246,6 +248,17 @@ def test_a_path_that_cannot_be_looked_at_is_its_songs_fault(songs, tmp_path, mon
     for failure in found.values():  # Python 3.14 finds nothing where older ones tell why
         assert failure["reason"] in ("io_error", "missing")
         assert "expected files that can be read; got [Errno" in failure["message"] or failure["reason"] == "missing"
+
+
+def test_a_song_of_more_channels_than_its_column_holds_is_refused(tmp_path):
+    wave = music(1.0, RATE)
+    for number in (127, 128):
+        write(tmp_path / f"{number}.wav", np.stack([wave] * number), RATE)
+    finish(tmp_path / "run", plan(tmp_path, tmp_path / "run"))
+    [failure] = failures(tmp_path / "run").values()
+    assert (failure["source"], failure["stage"], failure["reason"]) == ("128.wav", "open", "unsupported")
+    assert "expected 127 channels at most; got 128; mix them down" in failure["message"]
+    assert pq.read_table(tmp_path / "run" / "data")["channels"].to_pylist() == [127]
 
 
 def test_workers_that_keep_dying_end_the_run(songs, sound, tmp_path):
