@@ -18,6 +18,7 @@ from runs import outputs, tokenize
 
 from duotok.corpus import pipeline, store
 from duotok.corpus.reader import MixturePolicy
+from duotok.corpus.setup import Setup, read_setup
 from duotok.corpus.songs import collect
 from duotok.corpus.store import SCHEMA, summarize
 from duotok.corpus.verify import _row_problems, verify
@@ -110,6 +111,22 @@ def test_a_stopped_run_goes_on_where_it_was(run, songs, tmp_path, monkeypatch):
     assert seen == ["song-0", "song-1", "song-2", "stopped", "segment"]
     assert outputs(tmp_path / "stopped") == outputs(run)
     assert not list((tmp_path / "stopped" / "journal").iterdir()) and not list((tmp_path / "stopped" / "leases").iterdir())
+
+
+def test_folders_are_named_from_the_root(tmp_path, monkeypatch):
+    """But the package's tokenizer keeps its name, whatever folder is so called, and a store its address."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", "mine"):
+        (tmp_path / name).mkdir()
+    kept = Setup("tiny", publish="s3://store/tokens")
+    assert kept.absolute() == kept
+    Setup("mine", separator_weights=Path("weights"), cache=Path("cache"), publish="copy").save(tmp_path)
+    assert read_setup(tmp_path) == Setup(
+        str(tmp_path / "mine"),
+        separator_weights=tmp_path / "weights",
+        cache=tmp_path / "cache",
+        publish=str(tmp_path / "copy"),
+    )
 
 
 def test_verify_is_content_with_a_sound_run(run):
