@@ -36,6 +36,15 @@ class _Group(TyperGroup):
             args = ["all", *args]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: Context) -> object:
+        """Run a command; a job that is pre-empted (SIGTERM) stops like one that is interrupted, whatever it is at."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            err.print("stopped; run the same command to go on")
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
     cls=_Group, no_args_is_help=True, rich_markup_mode=None,
@@ -141,11 +150,17 @@ def run(
     from .corpus.setup import read_setup
 
     setup = read_setup(run)
-    setup = replace(setup, tokenizer=tokenizer or setup.tokenizer, device=device or setup.device)
+    setup = replace(setup, tokenizer=tokenizer or setup.tokenizer, device=device or setup.device).absolute()
     how = _How(workers, decoders, threads, queue_s, lease_expiry, max_failure_rate, launcher, ray_address)
     chosen = choose_units(units, read_plan(run).num_units)
     if launcher == "slurm":
-        more = [f"--decoders={decoders}", f"--lease-expiry={lease_expiry:g}", f"--max-failure-rate={max_failure_rate:g}"]
+        if units:
+            raise ValueError(f"--units: expected none with --launcher slurm, whose tasks share all; got {units}; leave it out")
+        options = {
+            "decoders": decoders, "threads": threads, "queue-s": queue_s, "lease-expiry": lease_expiry,
+            "max-failure-rate": max_failure_rate, "tokenizer": tokenizer and setup.tokenizer,
+        }  # fmt: skip
+        more = [f"--{name}={value}" for name, value in options.items() if value is not None]
         show_text(make_script(run, tasks, workers, workers * ((threads or 1) + decoders), setup.device, more))
     else:
         _go(run, setup, chosen, how)
@@ -209,7 +224,7 @@ def _plan(songs: list[str], out: Path, *options: object, songs_per_unit: int | N
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a folder; got the file {out}; choose another name")
     found = collect(songs)
-    setup = _setup(any(song.is_mixture for song in found), *options)
+    setup = _setup(any(song.is_mixture for song in found), *options).absolute()
     if setup.publish:
         open_store(setup.publish)
     made, policy = setup.build()
@@ -228,18 +243,13 @@ def _go(run: Path, setup: Setup, units: list[int], how: _How, retry_refused: boo
 
     if how.launcher not in LAUNCHERS:
         raise ValueError(f"--launcher: expected local, ray or slurm (tokenize run); got {how.launcher!r}; choose one of those")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is pre-empted stops like one that is interrupted
     logging.getLogger("duotok").handlers = [NoteHandler()]
     if retry_refused:
         reopen(run, units)
     who = Launch(how.launcher, how.workers, how.ray_address, how.max_failure_rate)
     options = Options(how.threads, how.decoders, how.queue_s, expiry_s=how.lease_expiry)
     with _SongProgress() as progress:
-        try:
-            launch(run, setup, units, who, options, progress.show)
-        except KeyboardInterrupt:
-            err.print("stopped; run the same command to go on")
-            raise typer.Exit(130) from None
+        launch(run, setup, units, who, options, progress.show)
     _report(run)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def whole_file(path: Path, what: str) -> Iterator[Path]:
     Raises:
         WriteError: if the disk is full, or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         try:
             yield temporary
@@ -67,6 +68,22 @@ def whole_file(path: Path, what: str) -> Iterator[Path]:
         ) from error
 
 
+def move(source: Path, target: Path) -> None:
+    """Rename a file within a disk, in place of the one that is there.
+
+    Raises:
+        WriteError: if it is gone, or the folder cannot be written to.
+    """
+    make_folder(target.parent)
+    try:
+        source.replace(target)
+    except OSError as error:
+        raise WriteError(
+            f"{target}: expected to write it; got {error.strerror}; free space or choose another folder, "
+            "then run the same command again"
+        ) from error
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Fill a folder that appears whole or not at all: yield a temporary one beside it, flushed and renamed at the end.
@@ -75,7 +92,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         ValueError: if the folder is there already.
         WriteError: if the disk is full, or it cannot be written to.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = _temporary(target)
     if target.exists():
         raise ValueError(f"{target}: expected a new folder; got one that is there; choose another name, or remove it")
     make_folder(temporary)
@@ -91,3 +108,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise WriteError(f"{target}: expected to write there; got {error}; free space or choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(target: Path) -> Path:
+    """Name what is to become `target`; no other process does so, whose id may be the same in another container."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:16]}.tmp")

@@ -56,7 +56,10 @@ def kill_at_moments(run: Path, tools: tuple, seed: int, kills: int) -> None:
 
 
 def kill_at_renames(run: Path, tools: tuple) -> None:
-    """Each worker dies at the next rename, one before it and one after: of a unit's data and of its note, in two units."""
+    """Each worker dies at the next of a unit's five renames, one before it and one after.
+
+    Data and refused songs get their names beside the run's and are then moved there; the note comes last.
+    """
 
     def prepare(late: bool, number: int) -> None:
         rename = Path.replace
@@ -71,7 +74,7 @@ def kill_at_renames(run: Path, tools: tuple) -> None:
 
         Path.replace = replace
 
-    for number in (1, 2, 1, 2):
+    for number in range(1, 6):
         for late in (False, True):
             assert code(start(run, tools, lambda late=late, number=number: prepare(late, number))) == -signal.SIGKILL
     assert code(start(run, tools)) == 0

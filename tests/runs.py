@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from make_audio import music, write
@@ -27,6 +29,16 @@ class DefectiveSetup(Setup):
 
     def build(self) -> tuple:
         raise LookupError("a defect")
+
+
+class StuckSetup(Setup):
+    """Tools that the first worker does not come to build: it is stopped, as by SIGSTOP from outside."""
+
+    def build(self) -> tuple:
+        with suppress(FileExistsError):
+            (self.cache / "stuck").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().build()
 
 
 def write_songs(folder: Path, seconds: Iterable[float]) -> Path:

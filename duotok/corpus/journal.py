@@ -2,10 +2,10 @@
 
     RUN/journal/00012.5f0c....jsonl     written by one claim of unit 12, gone when the unit is committed
 
-A line is a checksum and JSON: a song begins, a song is finished (its row or failure, and the seconds it took), or the claim
-ends. Lines are appended in one piece and not forced to the disk: after a power cut some songs are done again, and a line that
-was torn is no line. A fatal signal (a decoder's segmentation fault) leaves its traceback in the file, by which a crash is told
-from a kill.
+A line is a checksum and JSON: a song begins, or is finished (its row or failure, and the seconds it took). Lines are appended
+in one piece and not forced to the disk: after a power cut some songs are done again, and a line that was torn is no line. A
+fatal signal (a decoder's segmentation fault) leaves its traceback in the file, by which a crash is told from a kill. Whether
+the claim ended in order is told by the second line, which is then written over: a full disk has no room for another.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Journal:
         except OSError as error:
             raise self._write_error(error) from error
         self._append({"identity": identity})
+        self._end_at = self._file.tell()
+        self._append({"end": 0})
 
     def watch_for_crashes(self) -> None:
         """Have a fatal signal of this process leave its traceback here, until `close`."""
@@ -63,16 +66,13 @@ class Journal:
     def close(self) -> None:
         """End the claim in order: no song in flight is to blame for it."""
         faulthandler.disable()
-        try:
-            self._append({"end": True})
-        except WriteError:  # a full disk; the journal is still right, but for its last word
-            pass
-        finally:
-            self._file.close()
+        self._file.close()
+        with suppress(OSError), self.path.open("r+b") as file:  # it is gone if another has committed the unit
+            file.seek(self._end_at)
+            file.write(_line({"end": 1}))
 
     def _append(self, entry: dict[str, Any]) -> None:
-        text = json.dumps(entry, sort_keys=True).encode()
-        line = b"%08x %s\n" % (zlib.crc32(text), text)
+        line = _line(entry)
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -126,9 +126,11 @@ def _replay_claim(entries: list[dict[str, Any]], crashed: bool, told: Replay) ->
             if entry["id"] not in told.outcomes:
                 told.outcomes[entry["id"]] = Outcome(row, entry["failure"], entry["audio"])
                 told.seconds.update(entry["seconds"])
-        else:  # the claim ended, in order or by a defect
-            told.crashes.update(list(flying) if "crash" in entry else ())
+        elif "crash" in entry:
+            told.crashes.update(list(flying))
             flying.clear()
+    if {"end": 1} in entries:
+        return
     (told.crashes if crashed else told.kills).update(list(flying))
     if len(flying) == 1 and not crashed:
         told.lone_kills.update(list(flying))
@@ -142,6 +144,11 @@ def discard(run: Path, unit: int) -> None:
 
 def _journals(run: Path, unit: int) -> list[Path]:
     return sorted((run / "journal").glob(f"{unit:05d}.*.jsonl"))
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    text = json.dumps(entry, sort_keys=True).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def _entries(data: bytes) -> Iterator[dict[str, Any]]:

@@ -23,13 +23,14 @@ from .report import write_report
 from .setup import Setup
 from .songs import PlanError
 from .status import RunStatus, StatusReader
-from .store import units_to_do
-from .unit import run_unit
+from .store import read_note, units_to_do
+from .unit import publish_missing, run_unit
 
 logger = logging.getLogger(__name__)
 
 LAUNCHERS = ("local", "ray")
 _POLL_S, _SHORTEST_S = 0.5, 0.02
+_GRACE_S = 10.0  # for workers to end once all is done, and once they are asked to
 _WAITS = 32  # a worker that has waited for others so often says so
 # Workers that die one after another, without a song finished in between, end the run; more than it takes to refuse a song.
 _MAX_DEATHS = 16
@@ -72,15 +73,16 @@ def launch(
         OSError: if the machine fails (a full disk, no memory).
     """
     todo = units_to_do(run, units)
-    if not todo and (run / "report.json").exists():
-        return
+    if setup.publish:
+        publish_missing(run, sorted({*units} - {*todo}), setup.publish)
     poll = _Poll(run, how.max_failure_rate, on_status)
     try:
+        poll(0)
         if todo and how.launcher == "ray":
             launch_ray.run_ray(run, setup, todo, how.num_workers, how.ray_address, options, poll)
         elif todo:
             run_local(run, setup, todo, how.num_workers, options, poll)
-        poll(0)
+            poll(0)
     except (Exception, KeyboardInterrupt):
         with suppress(OSError):
             write_report(run)
@@ -134,7 +136,7 @@ def work(job: Job, units: list[int]) -> None:
 def run_local(
     run: Path, setup: Setup, units: list[int], num_workers: int, options: Options, poll: Callable[[int], None]
 ) -> None:
-    """Do units in processes of this machine; one that dies is started again.
+    """Do units in processes of this machine; one that dies is started again, one that hangs after all is done is stopped.
 
     Args:
         run, setup, units, options: as for `launch`.
@@ -148,9 +150,9 @@ def run_local(
     share = torch.get_num_threads() // number - options.num_decoders
     options = replace(options, threads=options.threads or max(1, share))
     workers = [_Worker(run, replace(setup, device=_device(setup.device, i)), units, options) for i in range(number)]
-    running = workers
+    running, pending, end = workers, list(units), float("inf")
     try:
-        while running:
+        while running and time.monotonic() < end:
             wait([part for worker in running for part in worker.waitable], _POLL_S)
             died = [worker for worker in running if worker.listen()]
             poll(len(died))
@@ -158,9 +160,15 @@ def run_local(
                 logger.warning("a worker ended (%s); starting it again", worker.code)
                 worker.start()
             running = [worker for worker in running if not worker.is_finished]
+            while pending and read_note(run, pending[-1]):
+                pending.pop()
+                end = float("inf") if pending else time.monotonic() + _GRACE_S
     finally:
         for worker in workers:
-            worker.stop()
+            worker.terminate()
+        end = time.monotonic() + _GRACE_S
+        for worker in workers:
+            worker.stop(end)
 
 
 def _device(device: str, worker: int) -> str:
@@ -213,12 +221,15 @@ class _Worker:
             raise PlanError("expected workers to work; got a defect of one, whose traceback stands above; please report it")
         return ended and self._process.exitcode != 0
 
-    def stop(self) -> None:
-        """End the process, in order if it can."""
+    def terminate(self) -> None:
+        """Ask the process to end."""
         if self._process.is_alive():
             self._process.terminate()
-            self._process.join(10)
-            self._process.kill()
+
+    def stop(self, end: float) -> None:
+        """Wait until `end` (of the monotonic clock) for the process to end as it was asked to; then kill it."""
+        self._process.join(max(0.0, end - time.monotonic()))
+        self._process.kill()
         self._process.join()
         self._messages.close()
 

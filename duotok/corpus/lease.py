@@ -4,8 +4,11 @@
 
 A claim is made by creating the next file, which only one of many can do (O_EXCL), and kept by appending a line now and then: a
 beat. No clocks are compared: an observer watches the file, and takes the unit over when it has not changed for `expiry_s` of
-the observer's own monotonic clock, or at once when its process was one of this host and is gone. Two that work on one unit
-after all (one was asleep) do no harm: both make the same bytes.
+the observer's own monotonic clock, or at once when its process was one of this host and is gone.
+
+Two that work on one unit after all (one was asleep) do no harm: both make the same bytes, and each looks at the claims right
+before it renames a file of the unit. One that falls asleep between that look and the rename may still replace a file that the
+other has committed; a plain file system has no way to forbid it.
 """
 
 from __future__ import annotations
@@ -16,12 +19,17 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from duotok.files import WriteError, make_folder
 
 logger = logging.getLogger(__name__)
+
+_NUMBER = int | float
+# What a line may hold; one that holds other things is no beat.
+_KINDS = {"place": str, "host": str, "pid": int, "songs": int, "failed": int, "audio_s": _NUMBER, "speed": _NUMBER}
 
 
 class LeaseLost(Exception):
@@ -35,8 +43,22 @@ class Lease:
         lost: whether a beat found that another process took the unit over.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self.lost = path, False
+    def __init__(self, path: Path, first: bytes) -> None:
+        self._path, self._first, self.lost = path, first, False
+
+    def check(self) -> None:
+        """Look whether the unit is still this process's: its file is the newest, and was not made anew by another.
+
+        Raises:
+            LeaseLost: if it is not.
+        """
+        newest = _claims_of(self._path.parent, _unit_of(self._path))[-1:]
+        try:
+            self.lost = newest != [self._path] or not self._path.read_bytes().startswith(self._first)
+        except FileNotFoundError:
+            self.lost = True
+        if self.lost:
+            raise LeaseLost(str(self._path))
 
     def beat(self, **progress: Any) -> None:
         """Show a sign of life, and what has been done so far.
@@ -44,9 +66,8 @@ class Lease:
         Raises:
             LeaseLost: if another process took the unit over.
         """
+        self.check()
         try:
-            if _claims_of(self._path.parent, _unit_of(self._path))[-1:] != [self._path]:
-                raise FileNotFoundError
             handle = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError:
             self.lost = True
@@ -55,10 +76,12 @@ class Lease:
             file.write(json.dumps(progress).encode() + b"\n")
 
     def release(self) -> None:
-        """Give the unit back: this claim's file goes last, lest an older one seem to be the newest."""
-        for path in _claims_of(self._path.parent, _unit_of(self._path)):
-            if path <= self._path:
-                path.unlink(missing_ok=True)
+        """Give the unit back, unless another has it: this claim's file goes last, lest an older one seem to be the newest."""
+        with suppress(LeaseLost):
+            self.check()
+            for path in _claims_of(self._path.parent, _unit_of(self._path)):
+                if _number_of(path) <= _number_of(self._path):
+                    path.unlink(missing_ok=True)
 
 
 class Claims:
@@ -84,17 +107,17 @@ class Claims:
             logger.warning("unit %d: took it over from %s: %s", unit, holder(newest[0]), why)
             number = _number_of(newest[0]) + 1
         path = self._folder / f"{unit:05d}.{number:03d}.jsonl"
+        first = json.dumps({"place": _place(), "host": platform.node(), "pid": os.getpid()}).encode() + b"\n"
         try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            _create(path, first)
         except FileExistsError:  # another was faster
             return None
         except OSError as error:
             raise WriteError(
-                f"{path}: expected to claim a unit; got {error.strerror}; choose a folder that can be written to"
+                f"{path}: expected to claim a unit; got {error.strerror}; free space, or choose a folder that can be written "
+                "to, then run the same command again"
             ) from error
-        with os.fdopen(handle, "wb") as file:
-            file.write(json.dumps({"place": _place(), "host": platform.node(), "pid": os.getpid()}).encode() + b"\n")
-        return Lease(path)
+        return Lease(path, first)
 
     def _why_void(self, path: Path) -> str | None:
         """Say why a claim of another process no longer holds; None if it does."""
@@ -108,8 +131,8 @@ class Claims:
             logger.info("unit %d is held by %s", _unit_of(path), holder(path))
         elif self._clock() - since >= self._expiry_s:
             return f"no sign of life for {self._expiry_s:g} s"
-        first = _lines(data)[:1]
-        if first and first[0].get("place") == _place() and not _is_alive(first[0]["pid"]):
+        maker = _maker(data)
+        if "pid" in maker and maker.get("place") == _place() and not _is_alive(maker["pid"]):
             return "that process is gone"
         return None
 
@@ -122,25 +145,36 @@ def discard(run: Path, unit: int) -> None:
 
 def holder(path: Path) -> str:
     """Name who made a claim, for people."""
-    first = (_lines(path.read_bytes()) if path.exists() else []) or [{}]
-    return f"process {first[0].get('pid', 'unknown')} of host {first[0].get('host', 'unknown')}"
+    maker = _maker(path.read_bytes() if path.exists() else b"")
+    return f"process {maker.get('pid', 'unknown')} of host {maker.get('host', 'unknown')}"
 
 
 def read_beats(run: Path) -> dict[int, dict[str, Any]]:
-    """Read the last beat of every unit that is claimed now, with the claim's `host` and `pid`."""
+    """Read the last beat of every unit that is claimed now, with the claim's `host` and `pid`, as far as it tells."""
     beats: dict[int, dict[str, Any]] = {}
-    for path in sorted((run / "leases").glob("*.jsonl")):
+    for path in sorted((run / "leases").glob("*.*.jsonl"), key=_number_of):
         try:
-            lines = _lines(path.read_bytes())
+            data = path.read_bytes()
         except FileNotFoundError:
             continue
-        if lines:
-            beats[_unit_of(path)] = {**lines[0], **lines[-1]}
+        if lines := _lines(data):
+            beats[_unit_of(path)] = {"host": "unknown", "pid": 0, **_maker(data), **lines[-1]}
     return beats
 
 
+def _create(path: Path, data: bytes) -> None:
+    """Make a file that is not there yet; where there is no room for its bytes, it is not there afterwards either."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError:
+        path.unlink()
+        raise
+
+
 def _claims_of(folder: Path, unit: int) -> list[Path]:
-    return sorted(folder.glob(f"{unit:05d}.*.jsonl"))
+    return sorted(folder.glob(f"{unit:05d}.*.jsonl"), key=_number_of)
 
 
 def _unit_of(path: Path) -> int:
@@ -151,9 +185,20 @@ def _number_of(path: Path) -> int:
     return int(path.name.split(".")[1])
 
 
+def _maker(data: bytes) -> dict[str, Any]:
+    """Read who made a claim, its first line; nothing if that was damaged."""
+    return next(iter(_lines(data[: data.find(b"\n") + 1])), {})
+
+
 def _lines(data: bytes) -> list[dict[str, Any]]:
-    """Read whole lines; one that is being written is left out."""
-    return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+    """Read whole lines; one that is being written, or was damaged, is left out."""
+    lines = []
+    for text in data.splitlines(keepends=True):
+        with suppress(ValueError, RecursionError):
+            line = json.loads(text) if text.endswith(b"\n") else None
+            if isinstance(line, dict) and all(isinstance(value, _KINDS.get(name, object)) for name, value in line.items()):
+                lines.append(line)
+    return lines
 
 
 def _place() -> str:
@@ -170,5 +215,5 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except ProcessLookupError:
         return False
-    except OSError:  # another user's process, or a system without /proc
+    except (OSError, OverflowError):  # another user's process, a system without /proc, or no process id at all
         return True

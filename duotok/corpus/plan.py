@@ -138,8 +138,10 @@ def choose_units(text: str | None, num_units: int) -> list[int]:
                 raise ValueError
             return list(range(first, num_units, step))
         ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
+        if max(map(len, ends)) > 2 or max(map(max, ends)) >= num_units:
+            raise ValueError
         chosen = sorted({unit for part in ends for unit in range(part[0], part[-1] + 1)})
-        if not chosen or chosen[-1] >= num_units or max(map(len, ends)) > 2:
+        if not chosen:
             raise ValueError
     except ValueError:
         raise PlanError(

@@ -97,16 +97,25 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def write_report(run: Path) -> Report:
-    """Write report.json, report.md and throughput.png into a run's folder.
+    """Write throughput.png, report.md and report.json into a run's folder, unless they tell of the same units already.
 
     Raises:
         WriteError: if they cannot be written.
     """
-    reader = StatusReader(run)
-    status = reader.read()
-    notes = list(reader.notes.values())
-    report = _add_up(run, status, notes)
-    write_atomically(run / "report.json", (json.dumps(asdict(report), indent=1) + "\n").encode())
+    for _ in range(2):  # another process may commit a unit and write its report between this one's look and its files
+        reader = StatusReader(run)
+        status = reader.read()
+        notes = list(reader.notes.values())
+        report = _add_up(run, status, notes)
+        path, data = run / "report.json", (json.dumps(asdict(report), indent=1) + "\n").encode()
+        if path.exists() and path.read_bytes() == data:
+            break
+        _write_pages(run, report, notes)
+        write_atomically(path, data)
+    return report
+
+
+def _write_pages(run: Path, report: Report, notes: list[UnitNote]) -> None:
     speeds = [note.hours * 3600 / note.elapsed_s for note in notes if note.ok and note.elapsed_s > 0]
     if importlib.util.find_spec("matplotlib"):
         write_atomically(run / "throughput.png", _histogram(speeds))
@@ -114,7 +123,6 @@ def write_report(run: Path) -> Report:
     else:
         picture = "No picture of the throughput: matplotlib is not installed (pip install 'duotok[train]')."
     write_atomically(run / "report.md", (to_markdown(report) + f"\n{picture}\n").encode())
-    return report
 
 
 def to_markdown(report: Report) -> str:

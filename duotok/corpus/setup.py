@@ -9,10 +9,12 @@ from pathlib import Path
 from duotok.config import parse
 from duotok.files import write_atomically
 from duotok.separation import make_separator
+from duotok.storage import packaged
 from duotok.tokenizer import DuoTok, load
 
 from .plan import Plan
 from .reader import MixturePolicy
+from .remote import is_remote
 from .songs import PlanError
 
 
@@ -45,13 +47,20 @@ class Setup:
         separator = make_separator(self.separator, self.separator_weights, self.device)
         return tokenizer, MixturePolicy(separator, self.track, self.cache)
 
+    def absolute(self) -> Setup:
+        """Name folders from the root, as the next command may come from elsewhere."""
+        is_folder = self.tokenizer not in packaged() and Path(self.tokenizer).is_dir()
+        return replace(
+            self,
+            tokenizer=str(Path(self.tokenizer).absolute()) if is_folder else self.tokenizer,
+            separator_weights=self.separator_weights and self.separator_weights.absolute(),
+            cache=self.cache and self.cache.absolute(),
+            publish=self.publish if not self.publish or is_remote(self.publish) else str(Path(self.publish).absolute()),
+        )
+
     def save(self, run: Path) -> None:
-        """Write setup.json into a run; folders become absolute, as the next command may come from elsewhere."""
-        paths = {name: getattr(self, name) for name in ("separator_weights", "cache")}
-        named = {name: path and str(path.absolute()) for name, path in paths.items()}
-        folder = Path(self.tokenizer)
-        here = replace(self, tokenizer=str(folder.absolute()) if folder.is_dir() else self.tokenizer)
-        write_atomically(run / "setup.json", (json.dumps({**asdict(here), **named}, indent=1) + "\n").encode())
+        """Write setup.json into a run."""
+        write_atomically(run / "setup.json", (json.dumps(asdict(self.absolute()), indent=1, default=str) + "\n").encode())
 
     def check(self, plan: Plan, fingerprint: str, separator: str) -> None:
         """Refuse tools that are not those a run was planned with.

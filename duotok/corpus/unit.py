@@ -1,20 +1,25 @@
 """`run_unit`: the one function that all launchers call. It claims a unit, tokenizes its songs, and commits it.
 
 A song that was in flight at a crash is tried again alone, before all others; at its second crash it is refused, as
-`worker_crash`. A kill from outside (a time limit, a restart, too little memory) speaks against a song only when it has come
-again and again with that song alone in flight.
+`worker_crash`. A kill from outside (a time limit, a restart) speaks against a song only when it has come eight times with that
+song alone in flight: a system kills those, too, that take all its memory, and such a song would hold up its unit for ever. What
+ends in order (a full disk, a signal to stop) speaks against none.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from duotok.files import make_folder, move
 
 from . import journal, lease, remote
 from .job import Job
@@ -78,7 +83,11 @@ def run_unit(job: Job, unit: int) -> UnitNote | None:
         if note := read_note(job.run, unit):  # another committed it a moment ago
             return note
         with _beating(held, job.options.beat_s) as progress:
-            return _do(job, unit, held, progress)
+            try:
+                return _do(job, unit, held, progress)
+            except OSError:
+                held.check()  # who takes a unit over removes what is half-written of it
+                raise
     except LeaseLost:
         logger.warning("unit %d: another worker took it over; going on with the next", unit)
         return None
@@ -103,12 +112,56 @@ def _do(job: Job, unit: int, held: Lease, progress: _Progress) -> UnitNote:
         raise
     finally:
         own.close()
-    held.beat(**progress.beat())  # the last moment to find out that another has the unit
-    with job.watch.stage("write"):
-        note = _write_unit(job, unit, [told.outcomes[song.id] for song in songs])
-    told.seconds.update({**job.watch.take(), "elapsed": time.monotonic() - start})
-    _commit(job, unit, replace(note, elapsed_s=told.seconds.pop("elapsed"), seconds=dict(told.seconds)))
+    outcomes = [told.outcomes[song.id] for song in songs]
+    collected = UnitOutcome([o.row for o in outcomes if o.row], [o.failure for o in outcomes if o.failure])
+    held.check()
+    with _beside(job.run, unit) as made:
+        with job.watch.stage("write"):
+            note = write_unit(made, unit, collected, job.metadata)
+        told.seconds.update({**job.watch.take(), "elapsed": time.monotonic() - start})
+        note = replace(note, elapsed_s=told.seconds.pop("elapsed"), seconds=dict(told.seconds))
+        _commit(job, unit, held, note, made)
     return note
+
+
+def _commit(job: Job, unit: int, held: Lease, note: UnitNote, made: Path) -> None:
+    """Publish a unit, so that one that is done is published; then move its files to the run, and write its note last."""
+    if job.setup.publish:
+        write_note(made, unit, note)
+        _publish(made, unit, note, job.setup.publish)
+    held.check()
+    if note.sha256:
+        move(data_path(made, unit), data_path(job.run, unit))
+    else:
+        data_path(job.run, unit).unlink(missing_ok=True)
+    held.check()
+    move(failed_path(made, unit), failed_path(job.run, unit))
+    make_folder(note_path(job.run, unit).parent)
+    shutil.rmtree(made, ignore_errors=True)  # a unit that is done has nothing half-written beside it
+    held.check()
+    write_note(job.run, unit, note)
+    journal.discard(job.run, unit)
+
+
+def publish_missing(run: Path, units: list[int], address: str) -> None:
+    """Publish those finished units that are not at `address`, as they were finished before it was named.
+
+    Raises:
+        WriteError: if one cannot be copied.
+    """
+    there = remote.sizes(note_path(run, 0).parent, run, address)
+    for unit in units:
+        note, path = read_note(run, unit), note_path(run, unit)
+        if note and there.get(path.name) != path.stat().st_size:
+            _publish(run, unit, note, address)
+
+
+def _publish(folder: Path, unit: int, note: UnitNote, address: str) -> None:
+    data, others = data_path(folder, unit), [failed_path(folder, unit), note_path(folder, unit)]
+    if note.sha256:
+        remote.publish([data, *others], folder, address)
+    else:
+        remote.publish(others, folder, address, gone=[data])
 
 
 def _tokenize(job: Job, songs: list[Song], told: Replay, own: Journal, held: Lease, progress: _Progress) -> None:
@@ -150,21 +203,6 @@ def _outcomes(pipeline: Pipeline, songs: list[Song], told: Replay, own: Journal)
         yield from pipeline.run(group, lambda song: own.begin(song.id))
 
 
-def _write_unit(job: Job, unit: int, outcomes: list[Outcome]) -> UnitNote:
-    collected = UnitOutcome([o.row for o in outcomes if o.row], [o.failure for o in outcomes if o.failure])
-    note = write_unit(job.run, unit, collected, job.metadata)
-    if job.setup.publish:
-        remote.publish([data_path(job.run, unit), failed_path(job.run, unit)], job.run, job.setup.publish)
-    return note
-
-
-def _commit(job: Job, unit: int, note: UnitNote) -> None:
-    write_note(job.run, unit, note)
-    if job.setup.publish:
-        remote.publish([note_path(job.run, unit)], job.run, job.setup.publish)
-    journal.discard(job.run, unit)
-
-
 def _tidy(run: Path, unit: int) -> None:
     """Remove what is left of a unit that was committed, where its worker was killed right after."""
     journal.discard(run, unit)
@@ -172,10 +210,23 @@ def _tidy(run: Path, unit: int) -> None:
 
 
 def _remove_partial(run: Path, unit: int) -> None:
-    """Remove what a killed worker left half-written of a unit's files."""
-    for path in (data_path(run, unit), failed_path(run, unit), note_path(run, unit)):
-        for partial in path.parent.glob(f".{path.name}.*.tmp"):
-            partial.unlink(missing_ok=True)
+    """Remove what killed workers left half-written of a unit."""
+    for folder in run.glob(f".unit-{unit:05d}.*.tmp"):
+        shutil.rmtree(folder, ignore_errors=True)
+    note = note_path(run, unit)
+    for partial in note.parent.glob(f".{note.name}.*.tmp"):
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _beside(run: Path, unit: int) -> Iterator[Path]:
+    """Make a folder in which a unit's files are made, before they are moved to those of the run."""
+    folder = run / f".unit-{unit:05d}.{uuid.uuid4().hex[:16]}.tmp"
+    make_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

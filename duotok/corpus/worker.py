@@ -27,6 +27,8 @@ from .store import TOKEN_FORMAT, check_row
 
 logger = logging.getLogger(__name__)
 
+_MAX_CHANNELS = 127  # the column of the token file holds no more
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -80,6 +82,9 @@ class SongWindows:
 
     def _windows(self) -> Iterator[tuple[int, np.ndarray]]:
         with remote.fetched(self.song) as song, open_song(song, self._policy) as opened:
+            if opened.channels > _MAX_CHANNELS:
+                found = f"expected {_MAX_CHANNELS} channels at most; got {opened.channels}"
+                raise AudioError("open", "unsupported", f"{song.source}: {found}; mix them down to stereo")
             before = _states(song)
             stream, activity = self._tokenizer.stream(opened.sample_rate), VocalActivity(opened.sample_rate)
             for vocals, accompaniment in opened.blocks():
@@ -172,7 +177,8 @@ def blame(song: Song, error: Exception) -> Outcome:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         raise OSError(f"expected memory for {song.source}; got {error}; use fewer workers or a smaller batch") from error
     if isinstance(error, OSError):
-        return refusal(song, "open", "io_error", error)
+        found = f"expected files that can be read; got {error}; correct the path, or make its folder reachable"
+        return refusal(song, "open", "io_error", OSError(f"{song.source}: {found}"))
     # A defect of ours or of a decoder: reported with the song it needs, and with its traceback in the log.
     logger.debug("song %s", song.id, exc_info=error)
     return refusal(song, "encode", "error", error)

@@ -85,10 +85,7 @@ class TrainConfig:
                 raise ValueError(f"expected {name} of at least 1; got {getattr(self, name)}; raise it")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"expected ema_decay in [0, 1); got {self.ema_decay}; change it")
-        for name in ("lr", "eps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"expected {name} above 0; got {getattr(self, name)}; correct it")
-        for name in ("warmup_steps", "final_lr_ratio", "weight_decay", "clip"):
+        for name in ("lr", "eps", "warmup_steps", "final_lr_ratio", "weight_decay", "clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"expected {name} of at least 0; got {getattr(self, name)}; correct it")
 

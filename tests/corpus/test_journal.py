@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 
 from duotok.corpus.journal import Journal, discard, replay
 from duotok.corpus.worker import Outcome
+from duotok.files import WriteError
 
 ROW = {
     "id": "a",
@@ -64,6 +67,23 @@ def test_songs_in_flight_at_kills_and_crashes_are_counted(tmp_path):
     for _ in range(3):
         Journal(tmp_path, 0, "identity").begin("alone")
     assert replay(tmp_path, 0, "identity").lone_kills == {"alone": 3}
+
+
+def test_a_full_disk_speaks_against_no_song(tmp_path):
+    """Nothing more can be written, not even that the claim ends."""
+    for _ in range(9):
+        own = Journal(tmp_path, 0, "identity")
+        own.begin("alone")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (own.path.stat().st_size, before[1]))
+        try:
+            with pytest.raises(WriteError, match="expected to write; got File too large"):
+                own.finish("alone", Outcome(ROW, None, 2.0), {})
+            own.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = replay(tmp_path, 0, "identity")
+    assert not told.outcomes and not told.crashes and not told.kills and not told.lone_kills
 
 
 def test_a_song_whose_text_speaks_of_crashes_is_none(tmp_path):

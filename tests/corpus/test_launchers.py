@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
-from runs import command, finish, outputs, plan, write_songs
+from runs import StuckSetup, command, finish, outputs, plan, write_songs
 
+from duotok.cli import app
 from duotok.corpus import launch
 from duotok.corpus.job import Options
 from duotok.corpus.setup import Setup
+from duotok.corpus.status import RunStatus
 from duotok.corpus.verify import verify
 
 SECONDS = (1.0, 2.0, 1.5, 1.0, 3.0, 1.2, 2.5)
@@ -42,6 +45,22 @@ def test_workers(songs, alone, spread_folder, tmp_path, workers):
     assert_same(tmp_path, alone)
 
 
+def test_a_worker_that_hangs_does_not_hold_up_a_run_that_is_done(songs, alone, spread_folder, tmp_path, monkeypatch):
+    """One of two is stopped where it builds its tools, as by SIGSTOP from outside; the other does all units."""
+    setup = plan(songs, tmp_path, tokenizer=spread_folder)
+    seen = []
+
+    def watch(status: RunStatus) -> None:
+        seen.append(status.units)
+        assert seen.count(status.num_units) < 200, "it waits for the worker that hangs"
+
+    monkeypatch.setattr(launch, "_GRACE_S", 0.2)
+    stuck = StuckSetup(**{**vars(setup), "cache": tmp_path})
+    launch.launch(tmp_path, stuck, [0, 1, 2, 3], launch.Launch(num_workers=2), Options(), watch)
+    assert (tmp_path / "stuck").exists()
+    assert_same(tmp_path, alone)
+
+
 def test_ray_actors(songs, alone, spread_folder, tmp_path):
     pytest.importorskip("ray", reason="needs the extra ray")
     plan(songs, tmp_path, tokenizer=spread_folder)
@@ -69,6 +88,21 @@ def test_tasks_of_a_slurm_array(songs, alone, spread_folder, tmp_path):
     assert_same(run, alone)
 
 
+def test_a_slurm_script_carries_the_options(songs, tmp_path, monkeypatch, capsys):
+    """A tokenizer that moved is named from the root; a choice of units is refused, as the array makes its own."""
+    monkeypatch.chdir(tmp_path)
+    plan(songs, tmp_path / "run")
+    (tmp_path / "moved").mkdir()
+    line = ["tokenize", "run", "run", "--launcher", "slurm", "--tasks", "16"]
+    options = {"threads": 4, "queue-s": 30.5, "lease-expiry": 1234567.5, "max-failure-rate": 0.12345, "tokenizer": "moved"}
+    app([*line, *(f"--{name}={value}" for name, value in options.items())], standalone_mode=False)
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    options["tokenizer"] = str(tmp_path / "moved")
+    assert {f"--{name}={value}" for name, value in options.items()} <= {*words}
+    with pytest.raises(ValueError, match="--units: expected none with --launcher slurm"):
+        app([*line, "--units", "0-1"], standalone_mode=False)
+
+
 @pytest.mark.parametrize(("workers", "decoders", "threads"), [(1, 1, 7), (2, 1, 3), (2, 0, 4), (4, 2, 1)])
 def test_encoders_leave_threads_to_the_decoders(monkeypatch, tmp_path, workers, decoders, threads):
     """Of eight threads a worker has its share, and its encoder what the decoders leave of that, but one at least."""
@@ -83,7 +117,10 @@ def test_encoders_leave_threads_to_the_decoders(monkeypatch, tmp_path, workers, 
         def listen(self) -> bool:
             return False
 
-        def stop(self) -> None:
+        def terminate(self) -> None:
+            pass
+
+        def stop(self, end: float) -> None:
             pass
 
     monkeypatch.setattr(launch, "_Worker", Worker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from duotok.corpus import lease as leases
 from duotok.corpus.lease import Claims, LeaseLost, read_beats
+from duotok.files import WriteError
 
 
 class Clock:
@@ -116,6 +118,52 @@ def test_beats_are_read_by_others_and_a_torn_one_is_no_beat(tmp_path):
         file.write('{"songs": 9')
     found = read_beats(tmp_path)[3]
     assert (found["songs"], found["speed"], found["pid"]) == (2, 2.5, os.getpid())
+
+
+@pytest.mark.parametrize(
+    "line", [b"{}", b'{"songs": 9', b"\xff\xfe\x00", b"[1]", b"7", b'{"songs": "9"}', b'{"pid": "x"}', b"[" * 9_999, b"\0" * 9]
+)
+def test_a_line_that_cannot_be_read_is_no_beat(tmp_path, line):
+    """Whether it stands where the claim's maker should, or after it."""
+    clock = Clock()
+    held, other = Claims(tmp_path, 60).claim(3), Claims(tmp_path, 60, clock)
+    [path] = (tmp_path / "leases").iterdir()
+    held.beat(songs=1, speed=2.0)
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    expected = (1, os.getpid()) if line != b"{}" else (None, os.getpid())
+    assert (read_beats(tmp_path)[3].get("songs"), read_beats(tmp_path)[3]["pid"]) == expected
+    path.write_bytes(line + b"\n")
+    assert all((beat["host"], beat["pid"]) == ("unknown", 0) for beat in read_beats(tmp_path).values())
+    assert leases.holder(path) == "process unknown of host unknown" and other.claim(3) is None
+    clock.now += 61
+    assert other.claim(3), "it shows no sign of life"
+
+
+def test_claims_are_counted_beyond_a_thousand(tmp_path, elsewhere):
+    elsewhere.rename(elsewhere.with_name("00003.999.jsonl"))
+    for number in (1000, 1001):
+        clock = Clock()
+        other = Claims(tmp_path, 60, clock)
+        assert other.claim(3) is None
+        clock.now += 61
+        taken = other.claim(3)
+        taken.beat(songs=number)
+        assert read_beats(tmp_path)[3]["songs"] == number
+    taken.release()
+    assert list((tmp_path / "leases").iterdir()) == []
+
+
+def test_without_room_for_a_claim_there_is_none(tmp_path):
+    """As on a full disk, on which a file can be made and not filled."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(WriteError, match=r"expected to claim a unit; got File too large; free space, or choose"):
+            Claims(tmp_path, 60).claim(3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "leases").iterdir()) == []
 
 
 def _race(run, barrier, won) -> None:

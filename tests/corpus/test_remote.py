@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import os
+import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 from runs import command, failures, finish, outputs, plan, write_songs
 
-from duotok.corpus.setup import Setup
-from duotok.corpus.songs import PlanError, collect
+from duotok.corpus.remote import fetched, publish, size
+from duotok.corpus.setup import Setup, read_setup
+from duotok.corpus.songs import PlanError, Song, collect
 from duotok.files import WriteError
+from duotok.integrity import AudioError
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +87,42 @@ def test_a_store_that_cannot_be_written_to_leaves_the_unit_undone(songs, tmp_pat
     setup = plan(songs, tmp_path / "run", publish=f"file://{tmp_path}/file/run")
     with pytest.raises(WriteError, match=r"expected to copy unit-00000.parquet; got .*; make the place reachable"):
         finish(tmp_path / "run", setup)
-    assert not list((tmp_path / "run" / "done").iterdir()) and list((tmp_path / "run" / "journal").iterdir())
+    assert not list(tmp_path.glob("run/done/*")) and list((tmp_path / "run" / "journal").iterdir())
     finish(tmp_path / "run", Setup(**{**vars(setup), "publish": f"file://{tmp_path}/copy"}))
     assert (tmp_path / "copy/data/unit-00000.parquet").read_bytes() == (tmp_path / "run/data/unit-00000.parquet").read_bytes()
+
+
+def test_what_was_finished_before_it_was_to_be_published_is_published(songs, contents, tmp_path, monkeypatch):
+    """Units that were done elsewhere or nowhere published, copies that are of another time, and a folder named from here."""
+    monkeypatch.chdir(tmp_path)
+    plan(songs, tmp_path / "run", songs_per_unit=1)
+    finish(tmp_path / "run", read_setup(tmp_path / "run"))
+    plan(songs, tmp_path / "run", songs_per_unit=1, publish="copy")
+    (tmp_path / "copy" / "done").mkdir(parents=True)
+    (tmp_path / "copy" / "done" / "00001.json").write_text("{}")
+    monkeypatch.chdir("/")
+    finish(tmp_path / "run", read_setup(tmp_path / "run"), workers=1)
+    there = {name: data for name, data in contents(tmp_path / "run").items() if name.startswith(("data", "failed", "done"))}
+    assert len(there) == 8 and contents(tmp_path / "copy") == there
+
+
+def test_a_unit_is_published_before_it_is_done_and_loses_its_copy_with_its_rows(contents, tmp_path):
+    """A note that cannot be copied leaves its unit to be done again; where no song is left, none is published."""
+    folder, copy = write_songs(tmp_path / "songs", (1.0,)), tmp_path / "copy"
+    setup = plan(folder, tmp_path / "run", publish=str(copy))
+    (copy / "done").parent.mkdir()
+    (copy / "done").write_text("in the way")
+    with pytest.raises(WriteError, match=r"expected to copy 00000.json; got .*; make the place reachable"):
+        finish(tmp_path / "run", setup)
+    assert (copy / "data" / "unit-00000.parquet").exists() and not list(tmp_path.glob("run/done/*"))
+    (copy / "done").unlink()
+    finish(tmp_path / "run", setup)
+    assert (copy / "done" / "00000.json").read_bytes() == (tmp_path / "run" / "done" / "00000.json").read_bytes()
+    (folder / "000_vocals.wav").unlink()
+    (tmp_path / "run" / "done" / "00000.json").unlink()
+    finish(tmp_path / "run", setup)
+    assert sorted(contents(copy)) == ["done/00000.json", "failed/unit-00000.jsonl"]
+    assert not list(tmp_path.glob("run/data/*"))
 
 
 def test_workers_read_from_a_bucket_and_publish_to_it(songs, s3, tmp_path):
@@ -100,6 +138,52 @@ def test_workers_read_from_a_bucket_and_publish_to_it(songs, s3, tmp_path):
     for name in data:
         assert expected[name] == found[name] == bucket.cat_file(f"store/tokens/{name}")
     assert failures(tmp_path / "there")["page.mp3"]["message"].startswith("s3://store/songs/page.mp3: expected audio")
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    """Answers a request with the status in its path."""
+
+    def do_GET(self) -> None:
+        self.send_error(int(self.path[1:4]))
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def reason(address: str) -> str:
+    with pytest.raises(AudioError, match=f"^{address}: expected") as caught, fetched(Song("id", "x", mixture_path=address)):
+        pass
+    return caught.value.reason
+
+
+def test_a_server_that_does_not_answer_is_told_from_a_file_that_is_gone():
+    pytest.importorskip("aiohttp", reason="needs the package aiohttp")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        found = {status: reason(f"{at}/{status}.wav") for status in (404, 410, 403, 503)}
+        server.shutdown()
+        thread.join()
+    assert found == {404: "missing", 410: "missing", 403: "unreachable", 503: "unreachable"}
+    assert reason(f"{at}/200.wav") == "unreachable", "nobody listens there any more"
+    assert size(f"{at}/200.wav") == 0
+
+
+def test_without_credentials_a_store_cannot_be_reached(tmp_path, monkeypatch):
+    """Its error is of its own kind, and none of the system's."""
+    s3fs = pytest.importorskip("s3fs", reason="needs the package s3fs")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert reason("s3://store/song.wav") == "unreachable" and size("s3://store/song.wav") == 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"expected to copy file; got NoCredentialsError: .*; make the place reachable"):
+        publish([tmp_path / "file"], tmp_path, "s3://store/run")
 
 
 @pytest.mark.parametrize(

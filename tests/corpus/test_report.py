@@ -16,6 +16,7 @@ from duotok.cli import app
 from duotok.corpus import report as reports
 from duotok.corpus.estimate import estimate
 from duotok.corpus.job import Job, Options
+from duotok.corpus.launch import Launch, launch
 from duotok.corpus.merge import merge
 from duotok.corpus.plan import choose_units
 from duotok.corpus.report import covered, make_report, write_report
@@ -61,8 +62,37 @@ def test_the_report_adds_up(run):
 
 def test_without_matplotlib_the_report_says_so(run, tmp_path, monkeypatch):
     monkeypatch.setattr(reports.importlib.util, "find_spec", lambda name: None)
+    (run / "report.json").unlink()
     write_report(run)
     assert "matplotlib is not installed (pip install 'duotok[train]')" in (run / "report.md").read_text()
+
+
+def test_a_report_tells_of_units_that_others_finish_meanwhile(songs, tmp_path, monkeypatch):
+    """Two tasks end together; and a report that was left behind is put right by the next command."""
+    setup = plan(songs, tmp_path)
+    job, draw = Job(tmp_path, setup, Options()), reports._histogram
+
+    def finish_another(speeds):
+        run_unit(job, 0)
+        return draw(speeds)
+
+    monkeypatch.setattr(reports, "_histogram", finish_another)
+    write_report(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["num_missing"] == 3
+    finish(tmp_path, setup)
+    seen = []
+    launch(tmp_path, setup, [0, 1, 2], Launch(), Options(), seen.append)
+    assert json.loads((tmp_path / "report.json").read_text())["num_missing"] == 0
+    assert [(status.songs, status.num_songs) for status in seen] == [(5, 5)], "a run that is done shows so"
+    before = (tmp_path / "report.md").stat()
+    launch(tmp_path, setup, [0, 1, 2], Launch(), Options(), seen.append)
+    assert (tmp_path / "report.md").stat() == before
+
+
+def test_the_limit_of_refused_songs_holds_for_a_run_that_is_done(run):
+    for _ in range(2):
+        with pytest.raises(PlanError, match=r"expected at most 0.1 of the songs to be refused; got 1 of 5"):
+            launch(run, read_setup(run), [0, 1, 2], Launch(max_failure_rate=0.1), Options(), lambda status: None)
 
 
 def test_time_spans_are_joined():
@@ -180,7 +210,7 @@ def test_commands_of_a_run_in_steps(songs, run, tmp_path):
     assert outputs(steps) == outputs(run) and (steps / "report.md").exists()
 
 
-@pytest.mark.parametrize("units", ["5", "3-", "a", "0-1-2", "2/2", "-1/2", ""])
+@pytest.mark.parametrize("units", ["5", "3-", "a", "0-1-2", "2/2", "-1/2", "", "2-1", "0-99999999999999"])
 def test_units_that_do_not_exist_are_refused(units):
     with pytest.raises(PlanError, match=r"units: expected ranges like 0-3,7 below 3, or a share like 0/16; got"):
         choose_units(units, 3)

@@ -18,6 +18,7 @@ from runs import outputs, tokenize
 
 from duotok.corpus import pipeline, store
 from duotok.corpus.reader import MixturePolicy
+from duotok.corpus.setup import Setup, read_setup
 from duotok.corpus.songs import collect
 from duotok.corpus.store import SCHEMA, summarize
 from duotok.corpus.verify import _row_problems, verify
@@ -112,6 +113,22 @@ def test_a_stopped_run_goes_on_where_it_was(run, songs, tmp_path, monkeypatch):
     assert not list((tmp_path / "stopped" / "journal").iterdir()) and not list((tmp_path / "stopped" / "leases").iterdir())
 
 
+def test_folders_are_named_from_the_root(tmp_path, monkeypatch):
+    """But the package's tokenizer keeps its name, whatever folder is so called, and a store its address."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", "mine"):
+        (tmp_path / name).mkdir()
+    kept = Setup("tiny", publish="s3://store/tokens")
+    assert kept.absolute() == kept
+    Setup("mine", separator_weights=Path("weights"), cache=Path("cache"), publish="copy").save(tmp_path)
+    assert read_setup(tmp_path) == Setup(
+        str(tmp_path / "mine"),
+        separator_weights=tmp_path / "weights",
+        cache=tmp_path / "cache",
+        publish=str(tmp_path / "copy"),
+    )
+
+
 def test_verify_is_content_with_a_sound_run(run):
     report = verify(run)
     assert replace(summarize(run), hours=report.hours) == report
@@ -147,7 +164,8 @@ def test_verify_notices_songs_in_two_places_and_partial_files(run, tmp_path):
     line = json.dumps({"id": "segment"}) + "\n"
     (copy / "failed" / "unit-00001.jsonl").write_text(line)
     note = json.loads((copy / "done" / "00001.json").read_text())
-    (copy / "done" / "00001.json").write_text(json.dumps({**note, "failed": 1, "failed_bytes": len(line)}))
+    changed = {**note, "failed": 1, "failed_bytes": len(line), "failed_sha256": None}
+    (copy / "done" / "00001.json").write_text(json.dumps(changed))
     (copy / "data" / ".unit-00009.parquet.1.tmp").write_text("half")
     problems = " ".join(verify(copy).problems)
     assert "unit 1: expected 'segment' once; got it 2 times" in problems

@@ -50,7 +50,7 @@ def test_stages_share_sizes_and_end_in_the_tokenizers(size):
 @pytest.mark.parametrize(
     ("stage", "override", "message"),
     [
-        ("stage1", "train.lr=.nan", "expected lr above 0; got nan"),
+        ("stage1", "train.lr=.nan", "expected lr of at least 0; got nan"),
         ("stage1", "train.clip=-1", "expected clip of at least 0; got -1.0"),
         ("stage1", "masking.p=1.5", "p of 0 to 1 .*; got 0.4, 1.5 and 0.1"),
         ("stage2", "model.bottleneck.replace_sigma=-1", "replace_sigma of at least 0; got 0.2 and -1.0"),
