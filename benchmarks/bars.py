@@ -131,7 +131,7 @@ BARS = (
             ("mixes", mix, "all", "sdr_vocals", "median"), "dB", why=why, main=True,
         )
         for mix, name, why in (
-            ("equally loud", "vocals as loud as the accompaniment", ""),
+            ("equally loud", "vocals as loud as the accompaniment (the bar names no balance)", ""),
             ("as released", "in the songs' own mixes", "vocals of these songs are 7 dB below the accompaniment"),
         )
     ),

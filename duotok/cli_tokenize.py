@@ -221,6 +221,8 @@ def _plan(songs: list[str], out: Path, *options: object, songs_per_unit: int | N
     from .corpus.remote import open_store
     from .corpus.songs import collect
 
+    if out.parts and out.parts[0].endswith(":") and not out.drive:  # a path has one of an address's two slashes
+        raise ValueError(f"--out: expected a folder of this machine; got the address {out}; copy its files there by --publish")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a folder; got the file {out}; choose another name")
     found = collect(songs)

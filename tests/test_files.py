@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from duotok.files import new_folder, whole_file
+import pytest
+
+from duotok.files import WriteError, new_folder, whole_file
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path):
@@ -11,9 +13,8 @@ def test_writers_of_one_file_do_not_meet(tmp_path):
         one.write_text("one")
         other.write_text("other")
     assert (tmp_path / "file").read_text() == "one", "the one that ended last"
-    with new_folder(tmp_path / "a") as one:
-        (one / "file").write_text("one")
-        other = new_folder(tmp_path / "a")
-        assert other.__enter__() != one
-        other.gen.close()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "file", "file"]
+    with pytest.raises(WriteError, match="expected to write there"), new_folder(tmp_path / "a") as one:
+        (one / "one").touch()
+        with new_folder(tmp_path / "a") as other:
+            (other / "other").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "file", "other"], "the one that ended first"
