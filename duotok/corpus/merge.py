@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from duotok.files import WriteError, make_folder
+from duotok.files import new_folder
 
 from .songs import PlanError
 from .store import SCHEMA, finished_files
@@ -22,7 +21,7 @@ def merge(runs: list[Path], out: Path, songs_per_file: int = 10_000, mix: bool =
 
     Args:
         runs: folders of runs; their order is kept.
-        out: folder to write part-00000.parquet and so on into; new or empty.
+        out: folder to write part-00000.parquet and so on into, new or empty; it appears whole or not at all.
         songs_per_file: in each of them.
         mix: join tokens of different fingerprints, which no model can tell apart.
 
@@ -32,7 +31,7 @@ def merge(runs: list[Path], out: Path, songs_per_file: int = 10_000, mix: bool =
     Raises:
         PlanError: for a run that is not finished or has no tokens, different fingerprints, an id that occurs twice, or an `out`
             with something in it.
-        WriteError: if a file cannot be written.
+        WriteError: if the disk is full, or it cannot be written to.
     """
     paths = [path for run in runs for path in finished_files(run)]
     if out.exists() and any(out.iterdir()):
@@ -41,12 +40,15 @@ def merge(runs: list[Path], out: Path, songs_per_file: int = 10_000, mix: bool =
         raise PlanError(f"expected runs with tokens; got none in {', '.join(map(str, runs))}; pass those that tokenize made")
     metadata = _common_metadata(paths, mix)
     refuse_twice(paths)
-    make_folder(out)
     schema = SCHEMA.with_metadata({"duotok": json.dumps(metadata, sort_keys=True)})
     num_songs = num_files = 0
-    for table in _tables(paths, songs_per_file):
-        _write(table.cast(schema), out / f"part-{num_files:05d}.parquet")
-        num_songs, num_files = num_songs + len(table), num_files + 1
+    if out.exists():
+        out.rmdir()
+    with new_folder(out) as folder:
+        for table in _tables(paths, songs_per_file):
+            made = table.cast(schema).combine_chunks()
+            pq.write_table(made, folder / f"part-{num_files:05d}.parquet", compression="zstd")
+            num_songs, num_files = num_songs + len(table), num_files + 1
     return num_songs, num_files
 
 
@@ -92,19 +94,3 @@ def _tables(paths: list[Path], songs_per_file: int) -> Iterator[pa.Table]:
             held = held.slice(songs_per_file)
     if len(held):
         yield held
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file of any size, which appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table.combine_chunks(), temporary, compression="zstd")
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise WriteError(
-            f"{path}: expected to write {len(table)} songs; got {error}; free space, remove {path.parent}, then merge again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
