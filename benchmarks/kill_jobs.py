@@ -8,6 +8,7 @@ run that nobody disturbed, with every song in exactly one place. A run that ends
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +83,9 @@ class Disturbed:
         """Wait for a worker that has a half-written file, a while."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            for path in self._run.glob("*/.*.tmp"):
-                if int(path.name.split(".")[-2]) in self._alive:
-                    return int(path.name.split(".")[-2])
-            time.sleep(0.0005)
+            for pid in self._alive:
+                if any(".tmp" in name for name in _open_files(pid)):
+                    return pid
         return None
 
     def _kill_command(self) -> bool:
@@ -115,6 +116,13 @@ class Disturbed:
         """Let the workers come to the end of the run."""
         for pid in self._alive:
             assert code(pid) == 0, "expected workers to end in order"
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """Name the files that a process has open (Linux)."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            yield str(entry.readlink())
 
 
 def disturb(run: Path, tools: tuple, kills: int, generator: random.Random) -> Counter[str]:
