@@ -123,10 +123,7 @@ class DuoTok(nn.Module, ModelHubMixin, library_name="duotok", tags=["music", "au
 
     @property
     def known_fingerprint(self) -> str:
-        """The fingerprint, not computed again before the weights are moved, cast or written to.
-
-        What is written to `parameter.data` goes unnoticed here, as it does in torch.
-        """
+        """The fingerprint, computed again when the weights are moved, cast or written to (but for `.data`, as in torch)."""
         self._forget_changed()
         return self._fingerprint or self.fingerprint
 

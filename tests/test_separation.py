@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from runs import command
 from safetensors.torch import save_file
 
 from duotok.audio import AudioError
@@ -283,13 +282,11 @@ def test_a_song_that_fails_leaves_no_stems(tmp_path):
 
 def test_a_mixture_through_the_command_line(tmp_path, weights, real_song, tokenizer):
     vocals, accompaniment, rate = real_song
-    songs = tmp_path / "songs"
-    songs.mkdir()
+    (songs := tmp_path / "songs").mkdir()
     soundfile.write(songs / "mix.flac", vocals + accompaniment, rate)
     for run in ("first", "second"):
         options = ("--separate", "demucs", "--separator-weights", weights, "--stem-cache", tmp_path / "stems")
-        line = [sys.executable, "-m", "duotok", "tokenize", songs, "-o", tmp_path / run, *options]
-        done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = command(songs, "-o", tmp_path / run, *options)
         assert done.returncode == 0, done.stderr
     first, second = (pq.read_table(tmp_path / run / "data" / "unit-00000.parquet") for run in ("first", "second"))
     assert first.equals(second) and first.schema.metadata == second.schema.metadata

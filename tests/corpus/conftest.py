@@ -1,4 +1,4 @@
-"""A folder of songs in which everything has gone wrong that goes wrong with songs (CORPUS.md 5.2), and two that are good."""
+"""Songs: a folder in which all has gone wrong that goes wrong with songs (CORPUS.md 5.2), with two that are good; and three."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import make_audio
 import numpy as np
 import pytest
+from runs import finish, plan, write_songs
 
 RATE = 44_100
 
@@ -111,3 +112,17 @@ def spread_folder(tmp_path_factory: pytest.TempPathFactory, spread_tokenizer) ->
 def contents() -> Callable[[Path], dict[str, bytes]]:
     """Every file under a folder, by its relative name."""
     return lambda folder: {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory) -> Path:
+    """Three songs and a file that is no audio."""
+    return write_songs(tmp_path_factory.mktemp("songs"), (1.0, 2.0, 1.5))
+
+
+@pytest.fixture(scope="module")
+def sound(songs, tmp_path_factory) -> Path:
+    """A run of them that nothing disturbed."""
+    run = tmp_path_factory.mktemp("sound")
+    finish(run, plan(songs, run))
+    return run

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import pytest
-from runs import finish, outputs, plan, write_songs
+from runs import finish, outputs, plan
 
 from duotok.corpus import unit
 from duotok.corpus.job import Job, Options
 from duotok.corpus.unit import run_unit
-
-
-@pytest.fixture(scope="module")
-def songs(tmp_path_factory) -> Path:
-    return write_songs(tmp_path_factory.mktemp("songs"), (1.0, 2.0, 1.5))
-
-
-@pytest.fixture(scope="module")
-def sound(songs, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("sound")
-    finish(run, plan(songs, run))
-    return run
 
 
 def test_a_unit_of_a_host_that_died_is_taken_over(songs, sound, tmp_path, caplog):

@@ -31,18 +31,6 @@ from duotok.corpus.unit import run_unit
 from duotok.corpus.verify import verify
 
 
-@pytest.fixture(scope="module")
-def songs(tmp_path_factory) -> Path:
-    return write_songs(tmp_path_factory.mktemp("songs"), (1.0, 2.0, 1.5))
-
-
-@pytest.fixture(scope="module")
-def sound(songs, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("sound")
-    finish(run, plan(songs, run))
-    return run
-
-
 def one_error(done, *words: str) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert len(lines) == 1 and all(word in lines[0] for word in words), done.stderr
